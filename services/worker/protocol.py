@@ -1,0 +1,170 @@
+"""What the supervisor and the training program say to each other.
+
+The program gets three file descriptors. From ``lifeline`` it reads one JSON line, the ``TrainingRequest``; the
+supervisor then keeps the other end open and never writes again, so end-of-file means that the supervisor is gone
+and the program ends itself. To ``events`` it writes one JSON object a line, each at most 64 KiB. Its own fd 1 and 2
+are the job's log. SIGTERM asks it to write a checkpoint and stop.
+
+Exit codes: 0 after ``finished``; 1 after ``failed``; 75 (EX_TEMPFAIL) after ``stopped``. Anything else, or an end
+without one of these events, is a crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+EXIT_STOPPED = 75
+MAX_EVENT_BYTES = 64 * 1024
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class TrainingRequest(_Message):
+    """All that the program needs to know; it reads no environment and no store."""
+
+    job_id: str
+    attempt: int
+    spec: dict[str, Any]
+    run_dir: Path
+    tfds_dir: Path
+    cache_dir: Path
+    data_file: Path | None = None  # the npz or csv file, already looked up and allowed
+    data_sha256: str | None = None
+    resume_dirs: list[
+        Path
+    ] = []  # run dirs to look for a checkpoint in, first match wins; own run_dir included
+
+
+class StageEntered(_Message):
+    event: Literal["stage"] = "stage"
+    stage: str
+
+
+class Progress(_Message):
+    """Where training stands; sent at most every 0.25 s and at each epoch's ends. Not kept as history."""
+
+    event: Literal["progress"] = "progress"
+    epoch: int  # 1-based
+    epochs: int
+    step: int  # steps done in this epoch
+    steps: int  # steps per epoch
+    eta_seconds: float | None = None
+    steps_per_second: float | None = None
+    metrics: dict[str, float] = {}
+
+
+class EpochEnded(_Message):
+    """Metrics at an epoch's end, validation ones prefixed ``val_``; kept as history and as series.
+
+    ``step`` counts optimizer steps since the job's first attempt began. Values may be NaN or infinite.
+    """
+
+    event: Literal["epoch"] = "epoch"
+    epoch: int  # 1-based
+    step: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+class MetricsLogged(_Message):
+    """Points of series within an epoch; kept as series only. ``values``: name -> value, at ``step``."""
+
+    event: Literal["metrics"] = "metrics"
+    epoch: int
+    step: int
+    values: dict[str, float]
+
+
+class CheckpointWritten(_Message):
+    event: Literal["checkpoint"] = "checkpoint"
+    path: str  # relative to the run dir
+    epoch: int  # epochs done
+    step: int
+
+
+class Noted(_Message):
+    """Facts about the run (devices, versions, parameter count, rows, classes), merged into the job's ``run``."""
+
+    event: Literal["info"] = "info"
+    data: dict[str, Any]
+
+
+class Warned(_Message):
+    event: Literal["warning"] = "warning"
+    code: str
+    message: str
+
+
+class Finished(_Message):
+    """The export lies ready in ``export_dir`` (relative to the run dir), or is None if nothing is published."""
+
+    event: Literal["finished"] = "finished"
+    metrics: dict[str, float]  # final evaluation: test_loss, test_accuracy, ...
+    export_dir: str | None = None
+    signatures: dict[str, Any] = {}  # name -> {"inputs": {alias: {"dtype", "shape"}}, "outputs": {...}}
+    classes: list[str] | None = None
+    epochs: int  # epochs trained in all, over all attempts
+    steps: int
+
+
+class Failed(_Message):
+    event: Literal["failed"] = "failed"
+    code: str
+    message: str
+    hint: str | None = None
+    detail: str | None = None
+
+
+class Stopped(_Message):
+    """SIGTERM was obeyed; ``checkpoint`` is the newest one (relative to the run dir), or None before the first step."""
+
+    event: Literal["stopped"] = "stopped"
+    checkpoint: str | None = None
+
+
+TrainingEvent = Annotated[
+    StageEntered
+    | Progress
+    | EpochEnded
+    | MetricsLogged
+    | CheckpointWritten
+    | Noted
+    | Warned
+    | Finished
+    | Failed
+    | Stopped,
+    Field(discriminator="event"),
+]
+EVENT: TypeAdapter[TrainingEvent] = TypeAdapter(TrainingEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one job's run."""
+
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        return self.root / "job.log"
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """The SavedModel, laid out as the version folder will be."""
+        return self.root / "export"

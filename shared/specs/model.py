@@ -1,0 +1,139 @@
+"""What to train: a built-in builder by name, or an architecture in Keras' own JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from shared.specs.base import Spec, by_key
+
+MAX_CONFIG_BYTES = 4 * 2**20
+# Layers that carry code, or reach outside the model, are never built from a request.
+CODE_CLASSES = frozenset({"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer"})
+
+Preprocessing = Literal["auto", "none", "rescale", "normalize"]
+
+
+class Lenet5Params(Spec):
+    """LeNet-5: C1 conv 6@5x5 relu, S2 max-pool, C3 conv 16@5x5 relu, S4 max-pool, dense 120, 84, softmax.
+
+    Images smaller than 32x32 are zero-padded inside the model, as in LeCun et al. 1998.
+    """
+
+
+class MlpParams(Spec):
+    """A dense network: flatten, then for each of ``units`` a relu layer and dropout, then the head."""
+
+    units: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(min_length=1, max_length=32)] = [
+        128,
+        64,
+    ]
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Fraction of inputs dropped after each layer.")
+
+    @field_validator("units", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        # "128,64" is one categorical value in a search space; a list would not be.
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",")]
+        return value
+
+
+class BuilderModel(Spec):
+    """A built-in architecture with its parameters."""
+
+    builder: Literal["lenet5", "mlp"]
+    params: dict[str, Any] = {}
+    preprocessing: Preprocessing = Field(
+        "auto",
+        description="Layers put before the architecture, inside the model. auto: rescale images to [0, 1], "
+        "normalize numeric columns by the training data's mean and variance.",
+    )
+
+    @model_validator(mode="after")
+    def _params_fit_builder(self) -> BuilderModel:
+        self.typed_params()
+        return self
+
+    def typed_params(self) -> Lenet5Params | MlpParams:
+        """``params`` checked against the builder.
+
+        Raises:
+            pydantic.ValidationError: naming the parameter.
+        """
+        if self.builder == "lenet5":
+            return Lenet5Params.model_validate(self.params)
+        return MlpParams.model_validate(self.params)
+
+
+class KerasConfigModel(Spec):
+    """Any Keras architecture, as ``model.to_json()`` or ``keras.saving.serialize_keras_object`` write it."""
+
+    keras_config: dict[str, Any]
+    preprocessing: Preprocessing = "none"
+
+    @field_validator("keras_config", mode="before")
+    @classmethod
+    def _parse_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"not JSON: {error}") from None
+        return value
+
+    @field_validator("keras_config")
+    @classmethod
+    def _plain_keras_only(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "class_name" not in value or "config" not in value:
+            raise ValueError(
+                "expected Keras' own JSON with 'class_name' and 'config'; model.to_json() writes it"
+            )
+        try:
+            size = len(json.dumps(value))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if size > MAX_CONFIG_BYTES:
+            raise ValueError(f"{size} bytes of config; the limit is {MAX_CONFIG_BYTES}")
+        _refuse_code(value)
+        return value
+
+
+def _refuse_code(root: dict[str, Any]) -> None:
+    """Refuse layers that carry code and classes from outside Keras.
+
+    Keras' own ``safe_mode`` checks again when the model is built; this check answers at submission, in words.
+    """
+    pending: list[Any] = [root]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending.extend(node)
+        elif isinstance(node, dict):
+            name = node.get("class_name")
+            if isinstance(name, str):
+                if name in CODE_CLASSES:
+                    raise ValueError(
+                        f"the layer {name} carries code, which is never run from a request; "
+                        "use a built-in layer such as Rescaling, Normalization or Activation instead"
+                    )
+                module = node.get("module")
+                if isinstance(module, str) and module.split(".")[0] != "keras":
+                    raise ValueError(f"{module}.{name} is not one of Keras' own classes")
+                if node.get("registered_name") not in (None, name, f"keras>{name}"):
+                    raise ValueError(
+                        f"{node['registered_name']} is a custom class; only Keras' own can be built"
+                    )
+            pending.extend(node.values())
+
+
+ModelSpec = Annotated[
+    Annotated[BuilderModel, Tag("builder")] | Annotated[KerasConfigModel, Tag("keras_config")],
+    Discriminator(
+        by_key("builder", "keras_config"),
+        custom_error_type="model_kind",
+        custom_error_message="name exactly one of 'builder' (lenet5, mlp) or 'keras_config'",
+    ),
+]
