@@ -11,14 +11,16 @@ from __future__ import annotations
 import difflib
 import re
 
-_OPTIMIZERS = """Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion Muon Nadam RMSprop SGD ScheduleFreeAdamW""".split()
+_OPTIMIZERS = """Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion Muon Nadam RMSprop SGD
+ScheduleFreeAdamW""".split()
 
 _LOSSES = """BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy CategoricalFocalCrossentropy
 CategoricalGeneralizedCrossEntropy CategoricalHinge Circle CosineSimilarity Dice Hinge Huber KLDivergence
 LogCosh MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError MeanSquaredLogarithmicError Poisson
 SparseCategoricalCrossentropy SquaredHinge Tversky""".split()
 
-_LOSS_FUNCTIONS = """binary_crossentropy binary_focal_crossentropy categorical_crossentropy categorical_focal_crossentropy
+_LOSS_FUNCTIONS = """binary_crossentropy binary_focal_crossentropy categorical_crossentropy
+categorical_focal_crossentropy
 categorical_generalized_cross_entropy categorical_hinge circle cosine_similarity ctc dice hinge huber
 kl_divergence log_cosh mean_absolute_error mean_absolute_percentage_error mean_squared_error
 mean_squared_logarithmic_error poisson sparse_categorical_crossentropy squared_hinge tversky mae mse mape

@@ -1,0 +1,231 @@
+"""What clients see: the JSON bodies of the HTTP API, shared by the API that writes them and the client that reads them.
+
+Times are RFC 3339 in UTC. Lists carry ``has_more``; pass the last item's id as ``after`` for the next page.
+The records that the store keeps are in ``shared.jobs``; these are apart on purpose.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.jobs import AttemptOutcome, JobState
+
+
+class View(BaseModel):
+    """Readers ignore members they do not know, so that an older client can talk to a newer API."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Problem(View):
+    """An error, as ``application/problem+json`` (RFC 9457) with a stable ``code``."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["invalid_input"])
+    field: str | None = Field(None, description="Dotted path of the offending input field.")
+    hint: str | None = Field(None, description="What to do about it.")
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="All offending fields, when there are several."
+    )
+    request_id: str | None = None
+
+
+class ProgressView(View):
+    epoch: int = Field(description="Epoch under way, from 1.")
+    epochs: int
+    step: int = Field(description="Steps done in this epoch.")
+    steps: int = Field(description="Steps in an epoch.")
+    fraction: float = Field(description="Share of all steps done, 0 to 1.")
+    eta_seconds: float | None
+    steps_per_second: float | None
+    metrics: dict[str, float | None] = Field(description="Running means of this epoch; null: not finite.")
+
+
+class AttemptView(View):
+    number: int
+    worker_id: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: AttemptOutcome | None
+    error: dict[str, Any] | None
+
+
+class ErrorView(View):
+    code: str
+    message: str
+    hint: str | None = None
+    detail: str | None = None
+
+
+class ResultView(View):
+    model: str | None = Field(None, description="Name it is served under.")
+    version: int | None = Field(None, description="Version that the model server says is AVAILABLE.")
+    metrics: dict[str, float | None] = Field({}, description="Final evaluation.")
+    epochs: int | None = None
+    steps: int | None = None
+
+
+class JobView(View):
+    id: str
+    kind: str
+    name: str | None
+    state: JobState
+    stage: str | None = Field(description="What a running job is doing, e.g. preparing_data, training.")
+    labels: dict[str, str]
+    spec: dict[str, Any] = Field(description="The request with all defaults filled in.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool
+    attempt: int = Field(description="0 before the first claim.")
+    max_attempts: int
+    attempts: list[AttemptView] | None = Field(None, description="Null in lists.")
+    worker_id: str | None
+    progress: ProgressView | None
+    metrics: dict[str, Any] = Field(description='{"latest": {...}, "best": {...}} by metric name.')
+    run: dict[str, Any] = Field(description="Facts: devices, versions, parameters, rows, classes, timings.")
+    error: ErrorView | None
+    result: ResultView | None
+    retry_of: str | None
+    links: dict[str, str]
+
+
+class JobList(View):
+    items: list[JobView]
+    has_more: bool
+
+
+class PlanView(View):
+    """Answer to ``POST /jobs?dry_run=true``: the job as it would run. Nothing was stored."""
+
+    spec: dict[str, Any]
+    epochs: int
+    batch_size: int
+    dataset: dict[str, Any]
+    next_version: int | None = Field(
+        description="Version that would be published next, if nothing else is first."
+    )
+    warnings: list[str]
+
+
+class EventView(View):
+    seq: int
+    at: datetime
+    type: str
+    data: dict[str, Any]
+
+
+class EventList(View):
+    items: list[EventView]
+    has_more: bool
+
+
+class SeriesView(View):
+    name: str
+    points: list[tuple[int, int, float | None, datetime]] = Field(description="[step, epoch, value, time]")
+    total: int = Field(description="Points stored; fewer are shown when down-sampled.")
+
+
+class MetricsView(View):
+    series: list[SeriesView]
+
+
+class DatasetView(View):
+    id: str
+    name: str
+    kind: Literal["csv", "npz"]
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+    info: dict[str, Any] = Field(description="csv: columns, rows, preview; npz: arrays with shape and dtype.")
+
+
+class DatasetList(View):
+    items: list[DatasetView]
+    has_more: bool
+
+
+class VersionView(View):
+    model: str
+    version: int
+    job_id: str | None
+    created_at: datetime
+    size_bytes: int
+    metrics: dict[str, float | None]
+    signatures: dict[str, Any] = Field(description="name -> inputs and outputs with dtype and shape.")
+    classes: list[str] | None
+    lineage: dict[str, Any] = Field(description="Job, dataset hash, code version, package versions.")
+    labels: list[str]
+    serving_state: str | None = Field(
+        description="As the model server says; null: it does not know the version."
+    )
+
+
+class VersionList(View):
+    items: list[VersionView]
+    has_more: bool
+
+
+class ModelView(View):
+    name: str
+    created_at: datetime
+    latest_version: int | None
+    labels: dict[str, int]
+    serving_versions: list[int] = Field(description="Versions the model server says are AVAILABLE.")
+
+
+class ModelList(View):
+    items: list[ModelView]
+    has_more: bool
+
+
+class WorkerView(View):
+    id: str
+    host: str
+    pid: int
+    started_at: datetime
+    heartbeat_at: datetime
+    alive: bool
+    slots: int
+    jobs: list[str] = Field(description="Jobs it runs now.")
+    lease_age_seconds: float | None = Field(description="Seconds since a lease of its was last renewed.")
+    info: dict[str, Any] = Field(description="Devices, TensorFlow and Python versions, warm or not.")
+
+
+class WorkerList(View):
+    items: list[WorkerView]
+    has_more: bool
+
+
+class PredictRequest(BaseModel):
+    """One of ``instances`` (row by row) or ``inputs`` (by column), as TensorFlow Serving's REST API takes them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(examples=["fashion"])
+    version: int | None = Field(None, ge=0, description="Null: the highest AVAILABLE version.")
+    label: str | None = Field(None, description="Instead of a version.")
+    signature_name: str | None = Field(
+        None, description="Null: serving_default, or image_bytes when every instance is {'b64': ...}."
+    )
+    instances: list[Any] | None = None
+    inputs: Any | None = None
+
+
+class PredictResponse(View):
+    model: str
+    version: int | None = Field(description="Version that answered.")
+    predictions: list[Any] | None = Field(None, description="Answer to instances, one entry each.")
+    outputs: Any | None = Field(None, description="Answer to inputs.")
+
+
+class Health(View):
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[str, Any] = {}
+    version: str
