@@ -1,0 +1,320 @@
+"""What workers write about a job: claim, lease, progress, end; and the sweep that finds the lost ones.
+
+Every write but the claim itself names the claim's token and is refused with ``StaleClaim`` when another attempt
+has taken over, or the job was ended by a sweep: this is the fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, case, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from shared.errors import StaleClaim
+from shared.jobs import AttemptOutcome, Claim, Job, JobError, JobState, MetricPoint
+from shared.names import new_id
+from shared.store.database import Database, json_safe
+from shared.store.rows import emit, read_job, state_event
+from shared.store.schema import attempts, job_metrics, jobs
+
+SWEEP_BATCH = 100
+
+
+@dataclass(slots=True)
+class Report:
+    """What a supervisor has to say since its last write. Empty members change nothing."""
+
+    stage: str | None = None
+    progress: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] | None = None  # {"latest": ..., "best": ...}, replaces
+    run: Mapping[str, Any] | None = None  # replaces
+    points: Sequence[MetricPoint] = ()
+    events: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Ids by what a sweep did with them."""
+
+    requeued: list[str]
+    ended: list[str]
+
+
+class ClaimStore:
+    """The worker's side of the store. All methods are thread-safe, atomic, and may raise ``Unavailable``."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def claim(self, job_id: str, worker_id: str, lease_seconds: float) -> tuple[Claim, Job] | None:
+        """Take a queued job, by one compare-and-set. None when it is not there to be taken: a duplicate message."""
+        token = new_id("clm")
+        with self._db.write() as tx:
+            now = self._db.now()
+            row = tx.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
+                .values(
+                    state=JobState.RUNNING,
+                    stage="starting",
+                    attempt=jobs.c.attempt + 1,
+                    claim_token=token,
+                    worker_id=worker_id,
+                    lease_until=now + lease_seconds,
+                    started_at=case((jobs.c.started_at.is_(None), now), else_=jobs.c.started_at),
+                    updated_at=now,
+                )
+                .returning(jobs.c.attempt)
+            ).one_or_none()
+            if row is None:
+                return None
+            tx.execute(
+                insert(attempts).values(
+                    job_id=job_id, number=row.attempt, worker_id=worker_id, started_at=now
+                )
+            )
+            emit(
+                self._db,
+                tx,
+                job_id,
+                [state_event(JobState.QUEUED, JobState.RUNNING, attempt=row.attempt, worker=worker_id)],
+            )
+            return Claim(job_id, token, row.attempt, worker_id), read_job(tx, job_id)
+
+    def renew(self, claim: Claim, lease_seconds: float) -> bool:
+        """Extend the lease from now. Returns whether somebody asked to cancel.
+
+        A lease that has run out but was not swept yet is renewed: nobody else has the job.
+
+        Raises:
+            StaleClaim: the job is no longer this claim's.
+        """
+        with self._db.write() as tx:
+            values = {"lease_until": self._db.now() + lease_seconds, "updated_at": self._db.now()}
+            return self._write(tx, claim, values)
+
+    def report(self, claim: Claim, report: Report, *, run_dir: str | None = None) -> bool:
+        """Record what happened. Returns whether somebody asked to cancel.
+
+        Raises:
+            StaleClaim: the job is no longer this claim's; nothing was recorded.
+        """
+        values: dict[str, Any] = {"updated_at": self._db.now()}
+        given = {
+            "stage": report.stage,
+            "progress": report.progress,
+            "metrics": report.metrics,
+            "run": report.run,
+            "run_dir": run_dir,
+        }
+        values.update({key: json_safe(value) for key, value in given.items() if value is not None})
+        events = list(report.events)
+        if report.stage is not None:
+            events.insert(0, ("stage", {"stage": report.stage, "attempt": claim.attempt}))
+        with self._db.write() as tx:
+            asked = self._write(tx, claim, values)
+            self._db.upsert(
+                tx,
+                job_metrics,
+                [
+                    {
+                        "job_id": claim.job_id,
+                        "name": point.name[:120],
+                        "step": point.step,
+                        "epoch": point.epoch,
+                        "value": json_safe(point.value),
+                        "at": point.at,
+                    }
+                    for point in _last_of_each(report.points)
+                ],
+            )
+            emit(self._db, tx, claim.job_id, events)
+            return asked
+
+    def finish(
+        self,
+        claim: Claim,
+        state: JobState,
+        *,
+        error: JobError | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End the job: ``succeeded``, ``failed`` or ``cancelled``.
+
+        Raises:
+            StaleClaim: the job is no longer this claim's.
+        """
+        if not state.terminal:
+            raise ValueError(f"{state} is no end")
+        details = error.as_dict() if error else None
+        with self._db.write() as tx:
+            values = {
+                "state": state,
+                "stage": None,
+                "finished_at": self._db.now(),
+                "updated_at": self._db.now(),
+                "error": details,
+                "claim_token": None,
+                "lease_until": None,
+            }
+            if result is not None:
+                values["result"] = json_safe(result)
+            self._write(tx, claim, values)
+            self._end_attempt(tx, claim.job_id, claim.attempt, AttemptOutcome(state.value), details)
+            event = state_event(JobState.RUNNING, state, error=details, result=result)
+            emit(self._db, tx, claim.job_id, [event])
+
+    def release(
+        self, claim: Claim, outcome: AttemptOutcome, *, error: JobError | None = None, counts: bool
+    ) -> JobState:
+        """Give a running job back to the queue, to go on from its last checkpoint.
+
+        With ``counts``, the attempt counts towards ``max_attempts``, and the last one ends the job as ``failed``
+        instead. A job that was asked to cancel ends as ``cancelled``. Returns the state the job is in now.
+
+        Raises:
+            StaleClaim: the job is no longer this claim's.
+        """
+        with self._db.write() as tx:
+            values: dict[str, Any] = {"updated_at": self._db.now()}
+            if counts:
+                values["losses"] = jobs.c.losses + 1
+            self._write(tx, claim, values)
+            return self._give_back(tx, claim.job_id, claim.attempt, outcome, error)
+
+    def sweep(self) -> Swept:
+        """Find running jobs whose lease has ended, and put them back on their way, or end them.
+
+        Any number of processes may sweep at once; each job is handled by one.
+        """
+        with self._db.read() as tx:
+            ids = list(
+                tx.execute(
+                    select(jobs.c.id)
+                    .where(self._lease_ended())
+                    .order_by(jobs.c.lease_until)
+                    .limit(SWEEP_BATCH)
+                ).scalars()
+            )
+        swept = Swept([], [])
+        for job_id in ids:
+            with self._db.write() as tx:
+                row = tx.execute(
+                    update(jobs)
+                    .where(jobs.c.id == job_id, self._lease_ended())
+                    .values(losses=jobs.c.losses + 1, updated_at=self._db.now())
+                    .returning(jobs.c.attempt, jobs.c.worker_id)
+                ).one_or_none()
+                if row is None:
+                    continue  # renewed or swept by another since
+                error = JobError(
+                    "worker_lost",
+                    f"The worker {row.worker_id} was not heard of for a whole lease.",
+                    hint="It was killed, lost its machine, or lost the database. See its log.",
+                )
+                state = self._give_back(tx, job_id, row.attempt, AttemptOutcome.LOST, error)
+            (swept.requeued if state is JobState.QUEUED else swept.ended).append(job_id)
+        return swept
+
+    def unsent(self, *, older_than_seconds: float, limit: int = SWEEP_BATCH) -> list[str]:
+        """Ids of queued jobs that are not known to be on the queue, oldest first."""
+        with self._db.read() as tx:
+            query = (
+                select(jobs.c.id)
+                .where(
+                    jobs.c.state == JobState.QUEUED,
+                    jobs.c.sent_at.is_(None),
+                    jobs.c.updated_at < self._db.now() - older_than_seconds,
+                )
+                .order_by(jobs.c.id)
+                .limit(limit)
+            )
+            return list(tx.execute(query).scalars())
+
+    def sent_long_ago(self, *, seconds: float, limit: int) -> list[str]:
+        """Ids of the oldest queued jobs whose message was sent ``seconds`` ago or more: it may be lost."""
+        with self._db.read() as tx:
+            query = (
+                select(jobs.c.id)
+                .where(jobs.c.state == JobState.QUEUED, jobs.c.sent_at < self._db.now() - seconds)
+                .order_by(jobs.c.id)
+                .limit(limit)
+            )
+            return list(tx.execute(query).scalars())
+
+    def _lease_ended(self) -> ColumnElement[bool]:
+        return (jobs.c.state == JobState.RUNNING) & or_(
+            jobs.c.lease_until < self._db.now(), jobs.c.lease_until.is_(None)
+        )
+
+    def _write(self, tx: Connection, claim: Claim, values: Mapping[str, Any]) -> bool:
+        row = tx.execute(
+            update(jobs)
+            .where(
+                jobs.c.id == claim.job_id,
+                jobs.c.state == JobState.RUNNING,
+                jobs.c.claim_token == claim.token,
+            )
+            .values(**values)
+            .returning(jobs.c.cancel_requested)
+        ).one_or_none()
+        if row is None:
+            raise StaleClaim(f"Attempt {claim.attempt} no longer holds job {claim.job_id}.")
+        return bool(row.cancel_requested)
+
+    def _give_back(
+        self,
+        tx: Connection,
+        job_id: str,
+        attempt: int,
+        outcome: AttemptOutcome,
+        error: JobError | None,
+    ) -> JobState:
+        row = tx.execute(
+            select(jobs.c.losses, jobs.c.max_attempts, jobs.c.cancel_requested).where(jobs.c.id == job_id)
+        ).one()
+        details = error.as_dict() if error else None
+        values: dict[str, Any] = {"claim_token": None, "lease_until": None, "stage": None, "sent_at": None}
+        if row.cancel_requested:
+            state = JobState.CANCELLED
+            values["finished_at"] = self._db.now()
+        elif row.losses >= row.max_attempts:
+            state = JobState.FAILED
+            values["finished_at"] = self._db.now()
+            values["error"] = {
+                "code": error.code if error else "attempts_exhausted",
+                "message": f"Attempt {row.losses} of {row.max_attempts} was the last. "
+                + (error.message if error else ""),
+                **({"hint": error.hint} if error and error.hint else {}),
+                **({"detail": error.detail} if error and error.detail else {}),
+            }
+        else:
+            state = JobState.QUEUED
+            values["worker_id"] = None
+        tx.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, **values))
+        self._end_attempt(tx, job_id, attempt, outcome, details)
+        event = state_event(JobState.RUNNING, state, attempt=attempt, outcome=outcome, error=details)
+        emit(self._db, tx, job_id, [event])
+        return state
+
+    def _end_attempt(
+        self,
+        tx: Connection,
+        job_id: str,
+        number: int,
+        outcome: AttemptOutcome,
+        error: Mapping[str, Any] | None,
+    ) -> None:
+        tx.execute(
+            update(attempts)
+            .where(attempts.c.job_id == job_id, attempts.c.number == number)
+            .values(finished_at=self._db.now(), outcome=outcome, error=error)
+        )
+
+
+def _last_of_each(points: Iterable[MetricPoint]) -> list[MetricPoint]:
+    # one statement can't replace the same row twice
+    return list({(point.name[:120], point.step): point for point in points}.values())

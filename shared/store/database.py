@@ -1,0 +1,134 @@
+"""Connections to SQLite or PostgreSQL: the differences between the two end in this module."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Double, Engine, create_engine, event, literal_column, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.schema import Table
+
+from shared.errors import Misconfigured, Unavailable
+
+_BUSY_SECONDS = 15
+
+
+class Database:
+    """An engine with short transactions. Thread-safe; make one per process, and only after any fork."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgres", "postgresql"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise Misconfigured(
+                f"The store can't live in {parsed.get_backend_name()!r}.",
+                hint="Set MODELYARD_DATABASE_URL to a postgresql:// or sqlite:/// URL.",
+            )
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"pool_size": 10, "max_overflow": 40}
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        else:
+            options["pool_pre_ping"] = True
+            options["connect_args"] = {"connect_timeout": 5}
+        self.engine: Engine = create_engine(parsed, **options)
+        if self.is_sqlite:
+            _prepare_sqlite(self.engine)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent snapshot for reading.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with _translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, committed at the end of the block and rolled back on any exception.
+
+        On SQLite it takes the write lock at once: a read that turns into a write later could fail with
+        SQLITE_BUSY without waiting.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        with _translated(), self.engine.connect() as connection:
+            writer = connection.execution_options(modelyard_write=True)
+            with writer.begin():
+                yield writer
+
+    def now(self) -> ColumnElement[float]:
+        """SQL for the present, in seconds since the epoch: one clock for all hosts that share the database."""
+        if self.is_sqlite:
+            return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Double)
+        return literal_column("extract(epoch from clock_timestamp())::double precision", Double)
+
+    def upsert(self, connection: Connection, table: Table, rows: list[Mapping[str, Any]]) -> None:
+        """Insert ``rows``, replacing the other columns where the primary key is there already."""
+        if not rows:
+            return
+        insert = (sqlite if self.is_sqlite else postgresql).insert(table)
+        keys = {column.name for column in table.primary_key}
+        changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
+        statement = insert.on_conflict_do_update(index_elements=sorted(keys), set_=changed)
+        connection.execute(statement, [dict(row) for row in rows])
+
+    def dispose(self) -> None:
+        """Close all pooled connections."""
+        self.engine.dispose()
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _record: object) -> None:
+        # the driver's own transaction handling begins late and only before writes; ours is explicit
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",  # readers never wait for the writer
+            "synchronous=FULL",  # an accepted job survives a power cut
+            "foreign_keys=ON",
+            f"busy_timeout={_BUSY_SECONDS * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("modelyard_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise Unavailable(
+            "The database does not answer.",
+            code="store_unavailable",
+            hint=f"Check MODELYARD_DATABASE_URL and the database itself: {str(error.orig).strip()[:300]}",
+        ) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("The connection to the database was lost.", code="store_unavailable") from error
+        raise
+
+
+def json_safe(value: Any) -> Any:
+    """``value`` with numbers that are not finite replaced by None: JSON, and PostgreSQL's JSON type, have none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return value

@@ -1,0 +1,93 @@
+"""Who works here: a row per worker process, with a heartbeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, func, select
+
+from shared.jobs import JobState
+from shared.store.database import Database, json_safe
+from shared.store.schema import jobs, workers
+
+FORGET_AFTER_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process. ``age`` counts seconds since its last heartbeat, by the database's clock."""
+
+    id: str
+    host: str
+    pid: int
+    slots: int
+    started_at: float
+    heartbeat_at: float
+    age: float
+    info: dict[str, Any]
+    jobs: tuple[str, ...] = field(default=())
+
+
+class WorkerStore:
+    """Records of workers. All methods are thread-safe and atomic, and may raise ``Unavailable``."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def beat(
+        self, worker_id: str, *, host: str, pid: int, slots: int, started_at: float, info: Mapping[str, Any]
+    ) -> None:
+        """Say that a worker is alive; forgets those not heard of for a day."""
+        with self._db.write() as tx:
+            now = tx.execute(select(self._db.now())).scalar_one()
+            row = {
+                "id": worker_id,
+                "host": host,
+                "pid": pid,
+                "slots": slots,
+                "started_at": started_at,
+                "heartbeat_at": now,
+                "info": json_safe(info),
+            }
+            self._db.upsert(tx, workers, [row])
+            tx.execute(delete(workers).where(workers.c.heartbeat_at < now - FORGET_AFTER_SECONDS))
+
+    def leave(self, worker_id: str) -> None:
+        """Forget a worker that ends in good order."""
+        with self._db.write() as tx:
+            tx.execute(delete(workers).where(workers.c.id == worker_id))
+
+    def find(self) -> list[Worker]:
+        """All known workers with the jobs they run, by id."""
+        with self._db.read() as tx:
+            rows = tx.execute(
+                select(workers, (self._db.now() - workers.c.heartbeat_at).label("age")).order_by(workers.c.id)
+            ).all()
+            running = tx.execute(
+                select(jobs.c.worker_id, jobs.c.id).where(jobs.c.state == JobState.RUNNING)
+            ).all()
+        mine: dict[str, list[str]] = {}
+        for worker_id, job_id in running:
+            mine.setdefault(worker_id, []).append(job_id)
+        return [
+            Worker(
+                id=row.id,
+                host=row.host,
+                pid=row.pid,
+                slots=row.slots,
+                started_at=row.started_at,
+                heartbeat_at=row.heartbeat_at,
+                age=max(0.0, row.age),
+                info=row.info,
+                jobs=tuple(mine.get(row.id, ())),
+            )
+            for row in rows
+        ]
+
+    def count_alive(self, *, within_seconds: float) -> int:
+        """Workers heard of within so many seconds."""
+        with self._db.read() as tx:
+            query = select(func.count()).where(workers.c.heartbeat_at >= self._db.now() - within_seconds)
+            return int(tx.execute(query.select_from(workers)).scalar_one())
