@@ -1,0 +1,105 @@
+"""What we ask of a model server, over TensorFlow Serving's REST API; the same for the embedded one and the original."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from shared.errors import ModelyardError, Unavailable
+
+_FIRST_POLL_SECONDS = 0.05
+_SLOWEST_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """START, LOADING, AVAILABLE, UNLOADING or END, with the server's error if it has one."""
+
+    state: str
+    error_code: str = "OK"
+    error_message: str = ""
+
+
+class LoadFailed(ModelyardError):
+    """The model server gave up on a version, or did not make it AVAILABLE in time."""
+
+    code = "version_not_available"
+
+
+class ServingClient:
+    """Thread-safe. ``base_url`` is the server's REST address without ``/v1``."""
+
+    def __init__(self, base_url: str, *, timeout: float = 5.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout)
+
+    def states(self, model: str) -> dict[int, VersionState]:
+        """State by version; empty when the server does not know the model.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        try:
+            answer = self._http.get(f"/v1/models/{model}")
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"The model server does not answer: {error}",
+                code="serving_unavailable",
+                hint="Check MODELYARD_SERVING_URL and the server's log.",
+            ) from error
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return {}
+        if answer.status_code != httpx.codes.OK:
+            raise Unavailable(
+                f"The model server answered {answer.status_code}: {answer.text[:200]}",
+                code="serving_unavailable",
+            )
+        return {
+            int(item["version"]): VersionState(
+                item["state"],
+                item.get("status", {}).get("error_code", "OK"),
+                item.get("status", {}).get("error_message", ""),
+            )
+            for item in answer.json().get("model_version_status", [])
+        }
+
+    def wait_available(
+        self, model: str, version: int, *, timeout: float, keep_waiting: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Return when the server says AVAILABLE. A server that does not answer for a while is waited for.
+
+        Raises:
+            LoadFailed: the server ended the version with an error, or ``timeout`` seconds passed, or
+                ``keep_waiting`` said no.
+        """
+        deadline = time.monotonic() + timeout
+        pause = _FIRST_POLL_SECONDS
+        seen = "the server does not know it yet"
+        while True:
+            try:
+                state = self.states(model).get(version)
+            except Unavailable as error:
+                state, seen = None, error.message
+            if state is not None:
+                if state.state == "AVAILABLE":
+                    return
+                seen = f"the server says {state.state}"
+                if state.state == "END":
+                    raise LoadFailed(
+                        f"The model server could not load version {version} of {model!r}: "
+                        f"{state.error_message or state.error_code}",
+                        hint="See the model server's log.",
+                    )
+            if time.monotonic() + pause > deadline or not keep_waiting():
+                raise LoadFailed(
+                    f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
+                    hint="The version is on disk and is served as soon as the model server loads it.",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.3, _SLOWEST_POLL_SECONDS)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
