@@ -1,0 +1,112 @@
+"""What the server does for a request, whatever the transport: predict, status, metadata, model list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.serving.decode import decode_predict, require_object, signature_name
+from services.serving.encode import encode_predict
+from services.serving.errors import invalid_argument
+from services.serving.json_reader import read_json
+from services.serving.manager import ModelManager
+from services.serving.signature import DEFAULT_SIGNATURE, Servable, Signature
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which version of which model a request means; neither version nor label: the latest."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A JSON body, and the version that made it."""
+
+    body: bytes
+    version: int
+
+
+class Dataplane:
+    """Answers requests from the manager's versions. Safe to call from many threads."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    def predict(self, target: Target, body: bytes) -> Answer:
+        """Run one predict request.
+
+        The order of the checks is TensorFlow Serving's: syntax, signature name, model, signature, values.
+
+        Raises:
+            ServingError: with the code and text for the caller.
+        """
+        document = require_object(read_json(body))
+        asked = signature_name(document)
+        with self._manager.acquire(target.model, target.version, target.label) as harness:
+            signature = _signature(harness.servable, asked)
+            inputs = decode_predict(document, signature, asked)
+            outputs = harness.servable.run(signature, inputs.arrays)
+        return Answer(encode_predict(outputs, inputs.format), harness.version)
+
+    def status(self, target: Target) -> dict[str, Any]:
+        """All versions, or the asked one. A label is ignored, as in TensorFlow Serving.
+
+        Raises:
+            ServingError: NOT_FOUND.
+        """
+        return {
+            "model_version_status": [
+                {
+                    "version": str(one.version),
+                    "state": str(one.state),
+                    "status": {"error_code": str(one.code), "error_message": one.message},
+                }
+                for one in self._manager.statuses(target.model, target.version)
+            ]
+        }
+
+    def metadata(self, target: Target) -> dict[str, Any]:
+        """The signatures of one version.
+
+        Raises:
+            ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
+        """
+        with self._manager.acquire(target.model, target.version, target.label) as harness:
+            definitions = dict(harness.servable.signature_def_json)
+        return {
+            "model_spec": {"name": target.model, "signature_name": "", "version": str(harness.version)},
+            "metadata": {"signature_def": {"signature_def": definitions}},
+        }
+
+    def models(self) -> dict[str, Any]:
+        """Every model with its current versions; TensorFlow Serving has no such answer (its issue 795)."""
+        return {
+            "models": [
+                {
+                    "name": name,
+                    "version": None if table.latest is None else str(table.latest),
+                    "available_versions": [str(version) for version in sorted(table.versions, reverse=True)],
+                    "version_labels": {
+                        label: str(version) for label, version in sorted(table.labels.items())
+                    },
+                }
+                for name, table in self._manager.models().items()
+            ]
+        }
+
+    def settled(self) -> Mapping[str, bool]:
+        """Per model: whether its first loads are over, well or badly."""
+        return self._manager.settled()
+
+
+def _signature(servable: Servable, asked: str) -> Signature:
+    name = asked or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+    return signature

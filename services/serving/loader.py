@@ -1,0 +1,202 @@
+"""SavedModels to servables. The only module that imports TensorFlow, at the first load.
+
+Graphs run through a TensorFlow 1 session, because ``tf.compat.v1.saved_model.load`` returns all signatures with
+method and tensor names, runs the init ops, and takes TF1 and TF2 exports alike. Calls go through a session
+callable: ``Session.run`` refuses feeds of another shape than declared, which the contract allows, and costs 5
+times as much per call.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from services.serving.errors import CODES_BY_NUMBER, Code, ServingError
+from services.serving.integrity import missing_part
+from services.serving.signature import Array, Signature, TensorSpec
+
+_VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+_import_lock = threading.Lock()
+_tensorflow: Any = None
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How sessions are made. 0 threads = one per core; timeout 0 = none."""
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    timeout_ms: int = 0
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, imported once. Takes seconds the first time; safe to call from any thread."""
+    global _tensorflow  # noqa: PLW0603 - a module is a process-wide thing anyway
+    with _import_lock:
+        if _tensorflow is None:
+            import tensorflow
+
+            # Its Python side warns about every use of a TF1 name, and TF1 names are what is used here.
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)
+            # TensorFlow's million import-time objects live for ever: keep the collector from walking them
+            # on each of its full rounds (43 ms against 5 ms for a request that makes many small lists).
+            gc.collect()
+            gc.freeze()
+            _tensorflow = tensorflow
+    return _tensorflow
+
+
+class SavedModel:
+    """A SavedModel in a session of its own; a ``Servable``."""
+
+    def __init__(self, session: Any, meta_graph: Any, options: LoaderOptions) -> None:
+        self._session = session
+        self._options = options
+        self._callables: dict[str, Any] = {}
+        self.signatures: Mapping[str, Signature] = MappingProxyType(_signatures(meta_graph))
+        self.signature_def_json: Mapping[str, Any] = MappingProxyType(_as_json(meta_graph))
+        # Made now, not at the first request: pruning a graph takes milliseconds, and a signature that can't
+        # run should say so in the log of the load.
+        for signature in self.signatures.values():
+            if signature.inputs and signature.outputs:
+                self._callables[signature.name] = self._make_callable(signature)
+
+    def _make_callable(self, signature: Signature) -> Any:
+        """The session's callable, or the error that stands in its place."""
+        from tensorflow.core.protobuf import config_pb2
+
+        specs = [*signature.inputs.values(), *signature.outputs.values()]
+        if not all(spec.name for spec in specs):
+            return ServingError(
+                Code.UNIMPLEMENTED,
+                f"Signature {signature.name} has sparse or composite tensors, which can't be served",
+            )
+        run_options = config_pb2.RunOptions(timeout_in_ms=self._options.timeout_ms)
+        try:
+            return self._session._make_callable_from_options(
+                config_pb2.CallableOptions(
+                    feed=[spec.name for spec in signature.inputs.values()],
+                    fetch=[spec.name for spec in signature.outputs.values()],
+                    run_options=run_options,
+                )
+            )
+        except Exception as error:
+            return as_serving_error(error)
+
+    def run(self, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See ``Servable.run``. Feeds go in by position, so ``inputs`` must hold every input alias."""
+        target = self._callables.get(signature.name)
+        if target is None:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"Signature {signature.name} has no inputs or no outputs to run"
+            )
+        if isinstance(target, ServingError):
+            raise target
+        try:
+            results = target(*[inputs[alias] for alias in signature.inputs])
+        except Exception as error:
+            raise as_serving_error(error) from error
+        return dict(zip(signature.outputs, map(np.asarray, results), strict=True))
+
+    def close(self) -> None:
+        """Free the graph and its variables. Callables are released first: they point into the session."""
+        self._callables.clear()
+        self._session.close()
+        self._session = None
+        gc.collect()  # graphs are cyclic; TensorFlow's own objects are frozen, so this is short
+
+
+def load_saved_model(path: str, options: LoaderOptions) -> SavedModel:
+    """Load the version in folder ``path``.
+
+    Raises:
+        ServingError: NOT_FOUND or FAILED_PRECONDITION for an incomplete folder, else TensorFlow's own code.
+    """
+    missing = missing_part(path)
+    if missing is not None:
+        raise ServingError(Code.NOT_FOUND, missing)
+    tensorflow = import_tensorflow()
+    v1 = tensorflow.compat.v1
+    session = v1.Session(
+        graph=tensorflow.Graph(),
+        config=v1.ConfigProto(
+            intra_op_parallelism_threads=options.intra_op_threads,
+            inter_op_parallelism_threads=options.inter_op_threads,
+            allow_soft_placement=True,
+        ),
+    )
+    try:
+        with session.graph.as_default():
+            meta_graph = v1.saved_model.load(session, ["serve"], path)
+        _check_variables(meta_graph, path)
+        return SavedModel(session, meta_graph, options)
+    except ServingError:
+        session.close()
+        raise
+    except Exception as error:
+        session.close()
+        raise as_serving_error(error) from error
+
+
+def as_serving_error(error: Exception) -> ServingError:
+    """TensorFlow's errors keep their code; anything else is INTERNAL, or what its type says."""
+    number = getattr(error, "error_code", None)
+    if isinstance(number, int) and 0 < number < len(CODES_BY_NUMBER):
+        return ServingError(CODES_BY_NUMBER[number], str(getattr(error, "message", error)))
+    if isinstance(error, OSError):
+        return ServingError(Code.NOT_FOUND, str(error))
+    if isinstance(error, ValueError | TypeError):
+        return ServingError(Code.INVALID_ARGUMENT, str(error))
+    return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _check_variables(meta_graph: Any, path: str) -> None:
+    """TensorFlow takes missing variables for "this model has none" and fails at each predict instead."""
+    graph = meta_graph.graph_def
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    if any(node.op in _VARIABLE_OPS for node in nodes) and not os.path.exists(
+        os.path.join(path, "variables", "variables.index")
+    ):
+        raise ServingError(Code.FAILED_PRECONDITION, f"Incomplete version: {path}/variables is missing")
+
+
+def _signatures(meta_graph: Any) -> dict[str, Signature]:
+    return {
+        name: Signature(
+            name=name,
+            method_name=definition.method_name,
+            inputs={alias: _spec(definition.inputs[alias]) for alias in sorted(definition.inputs)},
+            outputs={alias: _spec(definition.outputs[alias]) for alias in sorted(definition.outputs)},
+        )
+        for name, definition in sorted(meta_graph.signature_def.items())
+    }
+
+
+def _spec(info: Any) -> TensorSpec:
+    if info.dtype == 0:  # an operation, not a tensor: TF2 exports list their init op among the signatures
+        return TensorSpec(name="", dtype="invalid", shape=None)
+    dtype = import_tensorflow().dtypes.as_dtype(info.dtype).base_dtype  # TF1 exports hold reference types
+    # The C++ names, which messages use, differ from Python's for these two only.
+    name = {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, dtype.name)
+    shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
+    dense = info.WhichOneof("encoding") == "name"
+    return TensorSpec(name=info.name if dense else "", dtype=name, shape=shape)
+
+
+def _as_json(meta_graph: Any) -> dict[str, Any]:
+    from google.protobuf import json_format
+
+    return {
+        name: json_format.MessageToDict(
+            definition, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
+        )
+        for name, definition in sorted(meta_graph.signature_def.items())
+    }

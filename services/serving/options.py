@@ -1,0 +1,138 @@
+"""The command line: ``tensorflow_model_server``'s flag names, as far as this server does what they ask.
+
+A flag of TensorFlow Serving that is not done here ends the program with a sentence: silently ignoring, say,
+``--enable_batching`` would be worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+# Known flags that ask for something not done here, unless they have the value that asks for nothing.
+_NOT_DONE = {
+    "port": "0",
+    "grpc_socket_path": "",
+    "enable_batching": "false",
+    "batching_parameters_file": "",
+    "monitoring_config_file": "",
+    "ssl_config_file": "",
+    "platform_config_file": "",
+    "enable_model_warmup": "false",
+    "prefer_tflite_model": "false",
+    "mixed_precision": "",
+    "tensorflow_session_config_file": "",
+    "enable_grpc_healthcheck_service": "false",
+    "enable_profiler": "false",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the server was started with; see ``--help`` for each field."""
+
+    host: str
+    port: int
+    model_name: str
+    model_base_path: str
+    model_config_file: Path | None
+    config_poll_seconds: float
+    models_dir: Path | None
+    poll_seconds: float
+    max_load_retries: int
+    load_retry_seconds: float
+    load_threads: int
+    timeout_ms: int
+    threads: int
+    cors: bool
+    intra_op_threads: int
+    inter_op_threads: int
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parse_options(arguments: Sequence[str]) -> Options:
+    """Read the flags; ends the program with code 2 and a sentence if they can't be used."""
+    parser = _build_parser()
+    given = parser.parse_args(arguments)
+    for flag, harmless in _NOT_DONE.items():
+        value = getattr(given, flag)
+        if value is not None and value.lower() != harmless:
+            parser.error(f"--{flag} is not supported by this server; leave it out or use tensorflow/serving")
+    if given.models_dir is None and given.model_config_file is None and not given.model_base_path:
+        parser.error("nothing to serve: give --models_dir, --model_base_path or --model_config_file")
+    if given.model_base_path and not os.path.isabs(given.model_base_path):
+        parser.error(f"--model_base_path must be absolute, not {given.model_base_path!r}")
+    poll = given.file_system_poll_wait_seconds
+    cores = os.cpu_count() or 1
+    return Options(
+        host=given.rest_api_host,
+        port=given.rest_api_port,
+        model_name=given.model_name,
+        model_base_path=given.model_base_path,
+        model_config_file=given.model_config_file,
+        config_poll_seconds=given.model_config_file_poll_wait_seconds,
+        models_dir=given.models_dir,
+        # One machine waits for its own publications, so it looks often; a look costs microseconds.
+        poll_seconds=poll if poll is not None else (0.2 if given.models_dir else 1.0),
+        max_load_retries=max(0, given.max_num_load_retries),
+        load_retry_seconds=max(0, given.load_retry_interval_micros) / 1e6,
+        load_threads=max(1, given.num_load_threads),
+        timeout_ms=max(0, given.rest_api_timeout_in_ms),
+        threads=given.rest_api_num_threads or 2 * cores,
+        cors=given.rest_api_enable_cors_support,
+        intra_op_threads=given.tensorflow_intra_op_parallelism,
+        inter_op_threads=given.tensorflow_inter_op_parallelism,
+    )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    # No abbreviations: "--port" must not silently become something else.
+    parser = _Parser(
+        prog="python -m services.serving",
+        description="Serve SavedModels over TensorFlow Serving's REST API.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--rest_api_port", type=int, default=8501, help="port to listen on; 0 picks a free one and logs it")
+    add("--rest_api_host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    add("--model_name", default="default", help="name of the one model at --model_base_path")
+    add("--model_base_path", default="", help="folder that holds the version folders of the one model")
+    add("--model_config_file", type=Path, help="text proto ModelServerConfig; wins over --model_base_path")
+    add("--model_config_file_poll_wait_seconds", type=float, default=0, help="0: read it once")
+    add("--models_dir", type=Path, help="folder of models; each sub-folder is one, new ones are picked up")
+    add(
+        "--file_system_poll_wait_seconds",
+        type=float,
+        help="how often to look for versions: 0 once, negative never (default 1; 0.2 with --models_dir)",
+    )
+    add("--max_num_load_retries", type=int, default=5, help="tries after the first (default %(default)s)")
+    add("--load_retry_interval_micros", type=int, default=60_000_000, help="(default %(default)s)")
+    add("--num_load_threads", type=int, default=2, help="loads at one time (default %(default)s)")
+    add("--rest_api_timeout_in_ms", type=int, default=30_000, help="limit for one call of a graph")
+    add("--rest_api_num_threads", type=int, default=0, help="predictions at one time; 0: twice the cores")
+    add("--rest_api_enable_cors_support", type=_boolean, nargs="?", const=True, default=False)
+    add(
+        "--tensorflow_intra_op_parallelism", type=int, default=0, help="threads within an operation; 0: cores"
+    )
+    add("--tensorflow_inter_op_parallelism", type=int, default=0, help="operations at one time; 0: cores")
+    # These cover labels of versions that are not loaded yet, which this server allows anyway.
+    add("--allow_version_labels_for_unavailable_models", type=_boolean, nargs="?", const=True)
+    for flag in _NOT_DONE:
+        add(f"--{flag}", nargs="?", const="true", help=argparse.SUPPRESS)
+    return parser

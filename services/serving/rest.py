@@ -1,0 +1,175 @@
+"""The HTTP side: an ASGI application that maps requests to the dataplane and errors to status codes.
+
+Raw ASGI, no framework: the routes are few and their matching rules are TensorFlow Serving's own. Predictions run
+in a small thread pool, so that health checks and status are answered during long ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import orjson
+
+from services.serving.dataplane import Answer, Dataplane
+from services.serving.encode import quote
+from services.serving.errors import Code, ServingError
+from services.serving.routes import Route, VersionTooLarge, parse_route
+
+log = logging.getLogger("serving.rest")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+HTTP_STATUS: Mapping[Code, int] = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+_INFLATED_LIMIT = 100 * 2**20
+_CORS: Headers = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+]
+_HTML_404 = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
+
+
+class RestApp:
+    """The ASGI application.
+
+    ``is_ready`` says whether the models on disk have been looked for; ``/readyz`` also waits for their first loads.
+    """
+
+    def __init__(
+        self, dataplane: Dataplane, *, is_ready: Callable[[], bool], threads: int, cors: bool = False
+    ) -> None:
+        self._dataplane = dataplane
+        self._is_ready = is_ready
+        self._cors = _CORS if cors else []
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="predict")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served here")
+        # The raw path, because names may hold an encoded slash; with the query, which the patterns then refuse.
+        path = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            path += "?" + scope["query_string"].decode("latin-1")
+        method: str = scope["method"]
+        if path[:4].lower() == "/v1/":
+            await self._v1(method, path, scope["headers"], receive, send)
+        elif path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
+            status, body = (200, {"status": "ok"}) if path == "/healthz" else self._readiness()
+            await _respond(send, status, orjson.dumps(body), [_JSON])
+        else:
+            await _respond(send, 404, _HTML_404, [(b"content-type", b"text/html")])
+
+    def _readiness(self) -> tuple[int, dict[str, Any]]:
+        settled = dict(self._dataplane.settled())
+        ready = self._is_ready() and all(settled.values())
+        waiting = [name for name, done in settled.items() if not done]
+        return (200 if ready else 503), {"ready": ready, "loading": waiting}
+
+    async def _v1(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send
+    ) -> None:
+        if method == "OPTIONS":
+            origin = next((value for name, value in headers if name == b"origin"), b"")
+            allowed = origin.startswith((b"http://", b"https://"))
+            await _respond(send, 200 if allowed else 400, b"", self._cors if allowed else [])
+            return
+        own = [_JSON, *self._cors]
+        try:
+            route = parse_route(method, path)
+            if route.verb in ("predict", "classify", "regress"):
+                body = _inflate(await _read(receive), headers)
+                answer = await self._in_pool(route, body)
+                own.append((b"x-model-version", b"%d" % answer.version))
+                await _respond(send, 200, answer.body, own)
+            else:
+                await _respond(send, 200, self._look_up(route), own)
+        except VersionTooLarge:
+            await _respond(send, 400, b"", own)
+        except ServingError as error:
+            await _respond(send, HTTP_STATUS[error.code], _error_body(error.message), own)
+        except Exception as error:
+            log.exception("%s %s failed", method, path)
+            await _respond(send, 500, _error_body(f"{type(error).__name__}: {error}"), own)
+
+    def _look_up(self, route: Route) -> bytes:
+        if route.verb == "list":
+            found = self._dataplane.models()
+        elif route.verb == "metadata":
+            found = self._dataplane.metadata(route.target)
+        else:
+            found = self._dataplane.status(route.target)
+        return orjson.dumps(found, option=orjson.OPT_INDENT_2)
+
+    async def _in_pool(self, route: Route, body: bytes) -> Answer:
+        if route.verb != "predict":
+            raise ServingError(
+                Code.UNIMPLEMENTED, f"{route.verb} is not implemented by this server; use predict"
+            )
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._dataplane.predict, route.target, body)
+
+    def close(self) -> None:
+        """Wait for the predictions that run."""
+        self._pool.shutdown(wait=True)
+
+
+_JSON = (b"content-type", b"application/json")
+
+
+def _error_body(message: str) -> bytes:
+    return f'{{\n    "error": {quote(message)}\n}}'.encode("utf-8", "surrogateescape")
+
+
+async def _read(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ServingError(Code.CANCELLED, "The client has gone away")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _inflate(body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The body without its gzip coding. A broken or oversized one is an empty body, as in TensorFlow Serving."""
+    if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
+        return body
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(body, _INFLATED_LIMIT)
+    except zlib.error:
+        return b""
+    return plain if inflater.eof else b""
+
+
+async def _respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,111 @@
+"""The entry point: wires the parts, listens, and ends in order on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import uvicorn
+
+from services.serving.config import ConfigError, ModelConfig
+from services.serving.dataplane import Dataplane
+from services.serving.loader import LoaderOptions, load_saved_model
+from services.serving.manager import ModelManager, RetryRule
+from services.serving.options import Options, parse_options
+from services.serving.rest import RestApp
+from services.serving.source import ModelsFolder
+from services.serving.watcher import Catalog, ConfigFile, Watcher
+
+log = logging.getLogger("serving")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server until it is told to stop; the exit code."""
+    options = parse_options(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(levelname)-7s  %(name)s  %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # TensorFlow's C++ side reads this when it is imported; its start-up chatter is no event of ours.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        catalog = _catalog(options)
+        listener = _listen(options.host, options.port)
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
+    except OSError as error:
+        log.error("can't listen on %s:%d: %s", options.host, options.port, error.strerror)
+        return 1
+    manager = ModelManager(
+        partial(
+            load_saved_model,
+            options=LoaderOptions(options.intra_op_threads, options.inter_op_threads, options.timeout_ms),
+        ),
+        retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
+        load_threads=options.load_threads,
+    )
+    watcher = Watcher(catalog, manager, options.poll_seconds)
+    app = RestApp(
+        Dataplane(manager),
+        is_ready=lambda: watcher.has_looked,
+        threads=options.threads,
+        cors=options.cors,
+    )
+    log.info("listening on http://%s:%d", options.host, listener.getsockname()[1])
+    # The port is open before anything is loaded: one bad model must not keep the others, or the health
+    # check, from answering.
+    manager.start()
+    watcher.start()
+    _serve(app, listener, options)
+    log.info("stopping")
+    watcher.stop()
+    manager.stop()
+    app.close()
+    return 0
+
+
+def _serve(app: RestApp, listener: socket.socket, options: Options) -> None:
+    """Serve until a signal, then finish the requests in flight."""
+    # uvicorn raises the signal again when it is done, so that the program dies of it. A clean stop is exit code
+    # 0 here: give it a handler to land in.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, options.timeout_ms // 1000) if options.timeout_ms else None,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _catalog(options: Options) -> Catalog:
+    given: dict[str, ModelConfig] = {}
+    file: ConfigFile | None = None
+    if options.model_config_file is not None:
+        file = ConfigFile(options.model_config_file, options.config_poll_seconds)
+        # Beside a folder of models the file only adds to what is found, and may come later.
+        if options.models_dir is None or options.model_config_file.exists():
+            file.read()
+    elif options.model_base_path:
+        given[options.model_name] = ModelConfig(options.model_name, options.model_base_path)
+    return Catalog(given, file, ModelsFolder(str(options.models_dir)) if options.models_dir else None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(1024)
+    return listener
