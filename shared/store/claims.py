@@ -96,6 +96,35 @@ class ClaimStore:
             values = {"lease_until": self._db.now() + lease_seconds, "updated_at": self._db.now()}
             return self._write(tx, claim, values)
 
+    def cancel_requested(self, claim: Claim) -> bool:
+        """Whether somebody asked to cancel; a read, cheap enough for twice a second.
+
+        Raises:
+            StaleClaim: the job is no longer this claim's.
+        """
+        with self._db.read() as tx:
+            row = tx.execute(
+                select(jobs.c.cancel_requested).where(
+                    jobs.c.id == claim.job_id, jobs.c.claim_token == claim.token
+                )
+            ).one_or_none()
+        if row is None:
+            raise StaleClaim(f"Attempt {claim.attempt} no longer holds job {claim.job_id}.")
+        return bool(row.cancel_requested)
+
+    def expire_leases(self, worker_ids: Sequence[str]) -> int:
+        """End the leases of workers known to be dead, so that the next sweep need not wait. Returns how many."""
+        if not worker_ids:
+            return 0
+        with self._db.write() as tx:
+            return int(
+                tx.execute(
+                    update(jobs)
+                    .where(jobs.c.state == JobState.RUNNING, jobs.c.worker_id.in_(worker_ids))
+                    .values(lease_until=self._db.now() - 1)
+                ).rowcount
+            )
+
     def report(self, claim: Claim, report: Report, *, run_dir: str | None = None) -> bool:
         """Record what happened. Returns whether somebody asked to cancel.
 

@@ -1,0 +1,78 @@
+"""Why a training program ended, in words."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from shared.jobs import JobError
+
+TAIL_BYTES = 4_000
+
+
+def oom_kills() -> int:
+    """Processes the kernel has killed for want of memory, on this host since boot; 0 where it does not say."""
+    total = 0
+    for path, key in (("/proc/vmstat", "oom_kill"), ("/sys/fs/cgroup/memory.events", "oom_kill")):
+        try:
+            for line in Path(path).read_text().splitlines():
+                name, _, number = line.partition(" ")
+                if name == key:
+                    total += int(number)
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def log_tail(log_file: Path, limit: int = TAIL_BYTES) -> str | None:
+    """The last whole lines of a log, at most ``limit`` bytes; None when there are none."""
+    try:
+        with log_file.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - limit))
+            tail = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    if size > limit:
+        tail = tail.partition("\n")[2]
+    return tail.strip() or None
+
+
+def crash(exit_code: int, *, oom_before: int, log_file: Path) -> JobError:
+    """The error of a program that ended without saying why.
+
+    Args:
+        exit_code: negative for a signal, as ``subprocess`` gives it.
+        oom_before: ``oom_kills()`` when the program started.
+        log_file: its log, for the tail.
+    """
+    detail = log_tail(log_file)
+    if exit_code == -signal.SIGKILL and oom_kills() > oom_before:
+        return JobError(
+            "oom_host",
+            "The kernel killed the training process because the machine ran out of memory.",
+            hint="Use a smaller fit.batch_size, set dataset.cache to false, or give the worker more memory.",
+            detail=detail,
+        )
+    if exit_code < 0:
+        try:
+            name = signal.Signals(-exit_code).name
+        except ValueError:
+            name = f"signal {-exit_code}"
+        hints = {
+            "SIGKILL": "Somebody or something killed it; a container's memory limit does that too.",
+            "SIGSEGV": "A crash inside a native library; the log may say which.",
+            "SIGABRT": "A native library gave up; the log says why.",
+        }
+        return JobError(
+            "trainer_killed",
+            f"The training process was ended by {name}.",
+            hint=hints.get(name),
+            detail=detail,
+        )
+    return JobError(
+        "trainer_crashed",
+        f"The training process ended with exit code {exit_code} without saying why.",
+        hint="The end of its log is in 'detail'; all of it is at GET /jobs/{id}/logs.",
+        detail=detail,
+    )

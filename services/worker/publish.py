@@ -1,0 +1,65 @@
+"""From an export in a run's folder to a version that the model server says is AVAILABLE."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.worker.protocol import Finished
+from shared.jobs import Claim, Job
+from shared.model_repo import ModelRepo, tree_size
+from shared.serving_client import ServingClient
+from shared.store import Publication, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishing is one rename inside one fenced transaction, then proven. Thread-safe."""
+
+    store: Store
+    repo: ModelRepo
+    serving: ServingClient
+    timeout_seconds: float
+
+    def publish(
+        self, claim: Claim, job: Job, model: str, export: Path, finished: Finished, run: dict[str, Any]
+    ) -> int:
+        """Make the export the next version of ``model``; returns the number.
+
+        Raises:
+            StaleClaim: another attempt has the job; nothing became visible.
+            DiskFull: no room on the models volume; nothing became visible.
+        """
+        lineage = {
+            "job_id": job.id,
+            "attempt": claim.attempt,
+            "dataset": job.spec["dataset"],
+            "data_fingerprint": run.get("data_fingerprint"),
+            "seed": job.spec["fit"]["seed"],
+            "versions": run.get("versions", {"python": platform.python_version()}),
+        }
+        staged = self.repo.stage(model, job.id, claim.attempt, export, {"lineage": lineage})
+        publication = Publication(
+            size_bytes=tree_size(staged),
+            metrics=finished.metrics,
+            signatures=finished.signatures,
+            classes=finished.classes,
+            lineage=lineage,
+        )
+        return self.store.models.publish(
+            claim, model, publication, place=lambda lowest: self.repo.place(model, staged, job.id, lowest)
+        )
+
+    def prove(self, job: Job, model: str, version: int, keep_waiting: Callable[[], bool]) -> None:
+        """Wait until the version is AVAILABLE, then move the label the job asked for.
+
+        Raises:
+            LoadFailed: it did not become AVAILABLE.
+        """
+        self.serving.wait_available(model, version, timeout=self.timeout_seconds, keep_waiting=keep_waiting)
+        label = (job.spec.get("publish") or {}).get("label")
+        if label:
+            self.store.models.set_label(model, label, version)
