@@ -1,0 +1,26 @@
+#!/bin/sh
+# Resolves requirements/*.lock from pyproject.toml, with hashes, for all platforms and Python 3.11 to 3.13.
+# UV=/path/to/uv uses that; otherwise uv is installed into a folder that is thrown away.
+set -eu
+
+cd "$(dirname "$0")/.."
+if [ -z "${UV:-}" ]; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT INT TERM
+    "${PYTHON:-python3}" -m venv "$work"
+    "$work/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    UV=$work/bin/uv
+fi
+
+resolve() {
+    name=$1
+    shift
+    "$UV" pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+        --generate-hashes --no-emit-index-url --no-header "$@" -o "requirements/$name.lock"
+    echo "requirements/$name.lock: $(grep -c '==' "requirements/$name.lock") packages"
+}
+
+# Versions already in the files stay unless UPGRADE=1.
+resolve dev ${UPGRADE:+--upgrade} --extra local --extra cpu --extra dev
+# Bound by the first, so that both environments hold the same versions.
+resolve local --extra local --extra cpu --constraints requirements/dev.lock

@@ -1,0 +1,1 @@
+"""TensorBoard as a process of its own, without TensorFlow."""
