@@ -175,9 +175,11 @@ class ModelManager:
     # The manager's thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
+        pause = 0.0
         while not self._stopping:
-            self._wake.wait(timeout=_RECHECK_SECONDS)
+            self._wake.wait(timeout=pause)
             self._wake.clear()
+            pause = _RECHECK_SECONDS
             try:
                 with self._lock:
                     actions = [self._advance(model) for model in {*self._wanted, *self._harnesses}]
@@ -186,7 +188,7 @@ class ModelManager:
                     ]
                 if any(actions):
                     self._wake.set()  # one action a model and a pass; there may be another one
-                self._retry_failed(failing)
+                pause = self._retry_failed(failing)
             except Exception:
                 # Nothing here is expected to fail; if it does, serving what is loaded goes on.
                 log.exception("the manager's pass failed")
@@ -234,18 +236,25 @@ class ModelManager:
         for version in retired[:-_KEPT_ENDED]:
             del harnesses[version]
 
-    def _retry_failed(self, failing: Iterable[Harness]) -> None:
-        """Try again what is due, and what has changed on disk and looks whole now: it was being copied."""
+    def _retry_failed(self, failing: Iterable[Harness]) -> float:
+        """Try again what is due, and what has changed on disk and looks whole now: it was being copied.
+
+        Returns:
+            Seconds until the next look.
+        """
         now = time.monotonic()
+        pause = _RECHECK_SECONDS
         for harness in failing:
-            due = harness.next_attempt is not None and now >= harness.next_attempt
-            if not due:
+            wait = pause if harness.next_attempt is None else harness.next_attempt - now
+            if wait > 0:
+                pause = min(pause, wait)
                 found = fingerprint(harness.path)
-                due = found not in ((), harness.tried) and missing_part(harness.path) is None
-            if due:
-                with self._lock:
-                    if harness.wanted and not harness.retired:
-                        self._submit_load(harness)
+                if found in ((), harness.tried) or missing_part(harness.path) is not None:
+                    continue
+            with self._lock:
+                if harness.wanted and not harness.retired:
+                    self._submit_load(harness)
+        return pause
 
     # Loading and unloading, in the pool ----------------------------------------------------------------
 

@@ -1,0 +1,163 @@
+"""models.config and the flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.serving.config import (
+    AllVersions,
+    ConfigError,
+    Latest,
+    ModelConfig,
+    Specific,
+    parse_models_config,
+)
+from services.serving.manager import ModelManager
+from services.serving.options import parse_options
+from services.serving.source import ModelsFolder
+from services.serving.watcher import Catalog, ConfigFile, Watcher
+
+FULL = """
+model_config_list {
+  config {
+    name: 'm'  base_path: '/models/m'  model_platform: 'tensorflow'
+    model_version_policy { specific { versions: 42 versions: 43 } }
+    version_labels { key: 'stable' value: 42 }
+    version_labels { key: 'canary' value: 43 }
+  }
+  config: { name: "all", base_path: "/models/all", model_version_policy: { all: {} } },
+  config: { name: "two", base_path: "/models/two", model_version_policy: { latest: { num_versions: 2 } } },
+  config: { name: "zero", base_path: "/models/zero", model_version_policy: { latest: {} } },
+  config: { name: "plain", base_path: "/models/plain", model_type: TENSORFLOW }
+}
+"""
+
+
+def test_a_full_file() -> None:
+    assert parse_models_config(FULL) == {
+        "m": ModelConfig("m", "/models/m", Specific(frozenset({42, 43})), {"stable": 42, "canary": 43}),
+        "all": ModelConfig("all", "/models/all", AllVersions()),
+        "two": ModelConfig("two", "/models/two", Latest(2)),
+        "zero": ModelConfig("zero", "/models/zero", Latest(1)),
+        "plain": ModelConfig("plain", "/models/plain"),
+    }
+    assert parse_models_config("model_config_list {}") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("improperly formatted file", "not a ModelServerConfig text proto: 1:1"),
+        ("", "it must hold a model_config_list"),
+        ("model_config_list { config { name: 'm' base_path: 'rel' } }", "absolute path"),
+        ("model_config_list { config { base_path: '/m' } }", "a model has no name"),
+        (
+            "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'torch' } }",
+            "only model_platform",
+        ),
+        ("model_config_list { config { name: 'm' base_path: '/m' logging_config {} } }", "logging_config"),
+        (
+            "model_config_list { config { name: 'm' base_path: '/m' } config { name: 'm' base_path: '/n' } }",
+            "Illegal to list model m multiple times",
+        ),
+    ],
+)
+def test_unusable_files(text: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        parse_models_config(text)
+
+
+def test_a_file_that_becomes_unusable_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "models.config"
+    path.write_text("model_config_list { config { name: 'm' base_path: '/m' } }")
+    file = ConfigFile(path, poll_seconds=1e-9)
+    assert list(file.models()) == ["m"]
+    path.write_text("model_config_list {")
+    assert list(file.models()) == ["m"]
+    assert list(file.models()) == ["m"]
+    assert len(caplog.records) == 1
+    path.write_text("model_config_list {}")
+    assert list(file.models()) == []
+
+
+def test_a_file_that_is_not_polled_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    path.write_text("model_config_list { config { name: 'm' base_path: '/m' } }")
+    file = ConfigFile(path, poll_seconds=0)
+    assert list(file.models()) == ["m"]
+    path.write_text("model_config_list {}")
+    assert list(file.models()) == ["m"]
+
+
+def test_the_file_wins_over_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "n").mkdir()
+    path = tmp_path / "models.config"
+    path.write_text(
+        "model_config_list { config { name: 'm' base_path: '/m' version_labels { key: 'a' value: 1 } } }"
+    )
+    models = Catalog({}, ConfigFile(path, 0), ModelsFolder(str(tmp_path))).models()
+    assert models["m"].base_path == "/m"
+    assert models["n"].base_path == str(tmp_path / "n")
+
+
+def test_the_watcher_tells_changes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    told: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr(
+        ModelManager, "want", lambda _self, name, versions, _labels: told.append((name, list(versions)))
+    )
+    monkeypatch.setattr(ModelManager, "forget", lambda _self, name: told.append((name, [])))
+    watcher = Watcher(Catalog({}, None, ModelsFolder(str(tmp_path))), ModelManager(lambda _path: None), 1)  # type: ignore[arg-type,return-value]
+    watcher.poll()
+    watcher.poll()
+    (tmp_path / "m" / "2").mkdir()
+    watcher.poll()
+    (tmp_path / "m").rename(tmp_path / ".m")
+    watcher.poll()
+    assert told == [("m", [1]), ("m", [2]), ("m", [])]
+
+
+def test_flags() -> None:
+    options = parse_options(
+        [
+            "--rest_api_port=8600",
+            "--model_name",
+            "m",
+            "--model_base_path=/models/m",
+            "--load_retry_interval_micros=500000",
+            "--rest_api_enable_cors_support",
+            "--enable_batching=false",
+            "--port=0",
+        ]
+    )
+    assert (options.port, options.model_name, options.cors) == (8600, "m", True)
+    assert options.load_retry_seconds == 0.5
+    assert options.poll_seconds == 1.0
+    assert parse_options(["--models_dir=/models"]).poll_seconds == 0.2
+    assert parse_options(["--models_dir=/models", "--file_system_poll_wait_seconds=5"]).poll_seconds == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        ([], "nothing to serve"),
+        (["--models_dir=/m", "--enable_batching"], "--enable_batching is not supported"),
+        (["--models_dir=/m", "--port=8500"], "--port is not supported"),
+        (["--models_dir=/m", "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),
+        (["--models_dir=/m", "--rest_api_port=x"], "invalid int value"),
+        (["--model_base_path=m"], "must be absolute"),
+        (["--models_dir=/m", "--rest_api_enable_cors_support=maybe"], "expected true or false"),
+    ],
+)
+def test_unusable_flags_end_the_program_with_a_sentence(
+    flags: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_options(flags)
+    assert caught.value.code == 2
+    assert part in capsys.readouterr().err
