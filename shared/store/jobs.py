@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy import Row, Select, delete, func, insert, or_, select, update
 
 from shared.errors import IdempotencyConflict
 from shared.jobs import Job, JobEvent, JobState, MetricPoint, Page
@@ -89,6 +90,21 @@ class JobStore:
             emit(self._db, tx, job_id, [state_event(None, JobState.QUEUED, retry_of=retry_of)])
             return read_job(tx, job_id), True
 
+    def earlier(self, idempotency_key: str, body_sha256: str) -> Job | None:
+        """The job that this key made before, if any: a repeated request is answered by reading alone.
+
+        Raises:
+            IdempotencyConflict: the key was used with another body.
+        """
+        with self._db.read() as tx:
+            row = tx.execute(
+                select(idempotency_keys).where(
+                    idempotency_keys.c.key == idempotency_key,
+                    idempotency_keys.c.created_at >= self._db.now() - IDEMPOTENCY_DAYS * 86_400,
+                )
+            ).one_or_none()
+            return None if row is None else read_job(tx, _same_body(row, body_sha256))
+
     def _claim_key(self, tx: Any, key: str, body_sha256: str) -> str | None:
         tx.execute(
             delete(idempotency_keys).where(
@@ -99,14 +115,7 @@ class JobStore:
             # two requests with one new key: the second waits here until the first has committed
             tx.execute(select(func.pg_advisory_xact_lock(func.hashtext(key))))
         row = tx.execute(select(idempotency_keys).where(idempotency_keys.c.key == key)).one_or_none()
-        if row is None:
-            return None
-        if row.body_sha256 != body_sha256:
-            raise IdempotencyConflict(
-                f"The Idempotency-Key {key[:80]!r} was used with another body, for job {row.job_id}.",
-                hint="Send a new key for a new job, or the same body to get the same job.",
-            )
-        return str(row.job_id)
+        return None if row is None else _same_body(row, body_sha256)
 
     def mark_sent(self, job_id: str) -> None:
         """Remember that the id is on the queue."""
@@ -125,6 +134,20 @@ class JobStore:
         """
         with self._db.read() as tx:
             return read_job(tx, job_id)
+
+    def pulses(self, job_ids: Sequence[str]) -> dict[str, tuple[int, float]]:
+        """(number of the last event, time of the last write) by id: tells cheaply which of many jobs have changed.
+
+        Unknown ids are left out.
+        """
+        found: dict[str, tuple[int, float]] = {}
+        with self._db.read() as tx:
+            for start in range(0, len(job_ids), 500):
+                query = select(jobs.c.id, jobs.c.event_seq, jobs.c.updated_at).where(
+                    jobs.c.id.in_(job_ids[start : start + 500])
+                )
+                found.update((row.id, (row.event_seq, row.updated_at)) for row in tx.execute(query))
+        return found
 
     def find(
         self,
@@ -243,3 +266,12 @@ class JobStore:
             one = series.setdefault(row.name, Series(row.name, [], row.total))
             one.points.append(MetricPoint(row.name, row.step, row.epoch, row.value, row.at))
         return list(series.values())
+
+
+def _same_body(row: Row[Any], body_sha256: str) -> str:
+    if row.body_sha256 != body_sha256:
+        raise IdempotencyConflict(
+            f"The Idempotency-Key {row.key[:80]!r} was used with another body, for job {row.job_id}.",
+            hint="Send a new key for a new job, or the same body to get the same job.",
+        )
+    return str(row.job_id)

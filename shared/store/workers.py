@@ -17,7 +17,9 @@ FORGET_AFTER_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker process. ``age`` counts seconds since its last heartbeat, by the database's clock."""
+    """A worker process. ``age`` counts seconds since its last heartbeat, ``lease_left`` those until the first lease of
+    its jobs ends (None without a job); both by the database's clock.
+    """
 
     id: str
     host: str
@@ -28,6 +30,7 @@ class Worker:
     age: float
     info: dict[str, Any]
     jobs: tuple[str, ...] = field(default=())
+    lease_left: float | None = None
 
 
 class WorkerStore:
@@ -66,11 +69,16 @@ class WorkerStore:
                 select(workers, (self._db.now() - workers.c.heartbeat_at).label("age")).order_by(workers.c.id)
             ).all()
             running = tx.execute(
-                select(jobs.c.worker_id, jobs.c.id).where(jobs.c.state == JobState.RUNNING)
+                select(
+                    jobs.c.worker_id, jobs.c.id, (jobs.c.lease_until - self._db.now()).label("left")
+                ).where(jobs.c.state == JobState.RUNNING)
             ).all()
         mine: dict[str, list[str]] = {}
-        for worker_id, job_id in running:
-            mine.setdefault(worker_id, []).append(job_id)
+        left: dict[str, float] = {}
+        for row in running:
+            mine.setdefault(row.worker_id, []).append(row.id)
+            if row.left is not None:
+                left[row.worker_id] = min(row.left, left.get(row.worker_id, row.left))
         return [
             Worker(
                 id=row.id,
@@ -82,6 +90,7 @@ class WorkerStore:
                 age=max(0.0, row.age),
                 info=row.info,
                 jobs=tuple(mine.get(row.id, ())),
+                lease_left=left.get(row.id),
             )
             for row in rows
         ]
