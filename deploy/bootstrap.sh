@@ -103,15 +103,15 @@ fi
 free_mb=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1024) }')
 [ "$free_mb" -ge 1000 ] || fail "only $free_mb MB are free here; the environment takes about 2500 MB."
 
-echo "bootstrap: installing $(grep -c '==' "$lock") pinned packages from $lock (2.3 GB on disk; 1 to 5 minutes the first time)"
+echo "bootstrap: installing $(grep -c '==' "$lock") pinned packages from $lock (2 GB on disk; 1 to 5 minutes the first time)"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 # The build tool first, from the lock: one dependency is a source archive, and must not be built with
 # whatever version an index offers that day.
 build=$(mktemp)
 awk '/^setuptools==/ { on = 1 } on { print } on && !/\\$/ { exit }' "$lock" >"$build"
-"$venv/bin/python" -m pip install --quiet --require-hashes -r "$build" || { rm -f "$build"; exit 1; }
+"$venv/bin/python" -m pip install -qq --require-hashes -r "$build" || { rm -f "$build"; exit 1; }
 rm -f "$build"
-"$venv/bin/python" -m pip install --quiet --require-hashes --no-build-isolation -r "$lock"
-"$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation -e .
+"$venv/bin/python" -m pip install -qq --require-hashes --no-build-isolation -r "$lock"
+"$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation -e .
 digest "$lock" >"$venv/.modelyard-$name"
 echo "bootstrap: ready in $(($(date +%s) - began)) s"
