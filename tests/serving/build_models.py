@@ -1,0 +1,127 @@
+"""Builds the small SavedModels of these tests; run as a program, so that no test process holds TensorFlow.
+
+``python build_models.py DIR`` makes ``DIR/<kind>/`` for each kind below: exports without a version folder, to be
+copied or renamed into place.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+
+class HalfPlusTwo(tf.Module):
+    """y = x * 0.5 + bias; ``bias`` tells versions apart."""
+
+    def __init__(self, bias: float = 2.0) -> None:
+        super().__init__()
+        self.slope = tf.Variable(0.5)
+        self.bias = tf.Variable(bias)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, name="x")])
+    def __call__(self, x: Any) -> dict[str, Any]:
+        return {"y": x * self.slope + self.bias}
+
+
+class Mixed(tf.Module):
+    """Two inputs, three outputs, of several types."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 2], tf.float32, name="numbers"),
+            tf.TensorSpec([None], tf.string, name="text"),
+        ]
+    )
+    def __call__(self, numbers: Any, text: Any) -> dict[str, Any]:
+        return {"total": tf.reduce_sum(numbers, axis=1), "text": text, "text_bytes": text}
+
+
+class Kinds(tf.Module):
+    """One signature per oddity."""
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.int64, name="x")])
+    def int64(self, x: Any) -> dict[str, Any]:
+        return {"y": x + 0}
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.uint64, name="x")])
+    def uint64(self, x: Any) -> dict[str, Any]:
+        return {"y": x + 0}
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.bool, name="x")])
+    def boolean(self, x: Any) -> dict[str, Any]:
+        return {"y": tf.logical_not(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="x")])
+    def scalar(self, x: Any) -> dict[str, Any]:
+        return {"y": tf.reduce_sum(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="x")])
+    def half(self, x: Any) -> dict[str, Any]:
+        return {"y": tf.cast(x, tf.float16)}
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float16, name="x")])
+    def from_half(self, x: Any) -> dict[str, Any]:
+        return {"y": tf.cast(x, tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="x")])
+    def inverse(self, x: Any) -> dict[str, Any]:
+        return {"y": 1.0 / x}
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, name="n")])
+    def slow(self, n: Any) -> dict[str, Any]:
+        """``n`` multiplications of a matrix: seconds for large n."""
+        matrix = tf.eye(256) * 0.5
+        _, matrix = tf.while_loop(lambda i, _: i < n, lambda i, m: (i + 1, tf.matmul(m, m)), [0, matrix])
+        return {"y": tf.reduce_sum(matrix)}
+
+
+class Examples(tf.Module):
+    """What a canned estimator would export: parses tf.Example, classifies and regresses."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs: Any) -> dict[str, Any]:
+        x = self._x(inputs)
+        labels = tf.tile([["low", "high"]], [tf.shape(x)[0], 1])
+        return {"classes": labels, "scores": tf.stack([1.0 - x, x], axis=1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(self, inputs: Any) -> dict[str, Any]:
+        return {"outputs": self._x(inputs)[:, tf.newaxis] * 2.0}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def words(self, inputs: Any) -> dict[str, Any]:
+        found = tf.io.parse_example(
+            inputs,
+            {
+                "word": tf.io.FixedLenFeature([], tf.string, ""),
+                "n": tf.io.FixedLenFeature([2], tf.int64, [0, 0]),
+            },
+        )
+        return {"outputs": tf.cast(tf.reduce_sum(found["n"], axis=1) + 0, tf.float32)}
+
+    def _x(self, inputs: Any) -> Any:
+        return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
+
+
+def main(target: Path) -> None:
+    half = HalfPlusTwo()
+    tf.saved_model.save(half, str(target / "half_plus_two"), signatures=half.__call__)
+    mixed = Mixed()
+    tf.saved_model.save(mixed, str(target / "mixed"), signatures=mixed.__call__)
+    kinds = Kinds()
+    names = ("int64", "uint64", "boolean", "scalar", "half", "from_half", "inverse", "slow")
+    tf.saved_model.save(
+        kinds, str(target / "kinds"), signatures={name: getattr(kinds, name) for name in names}
+    )
+    examples = Examples()
+    names = ("classify", "regress", "words")
+    tf.saved_model.save(
+        examples, str(target / "examples"), signatures={name: getattr(examples, name) for name in names}
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""A real server process over real HTTP, and the models it serves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Server:
+    """A running server: its address, a client, its log so far, and its process."""
+
+    process: subprocess.Popen[str]
+    url: str
+    client: httpx.Client
+    log: list[str] = field(default_factory=list)
+
+    def predict(self, model: str, body: Any, where: str = "") -> httpx.Response:
+        return self.client.post(f"/v1/models/{model}{where}:predict", json=body)
+
+    def versions(self, model: str) -> dict[int, str]:
+        """Version -> state; empty for an unknown model."""
+        answer = self.client.get(f"/v1/models/{model}").json()
+        return {int(one["version"]): one["state"] for one in answer.get("model_version_status", [])}
+
+    def wait_for(self, model: str, version: int, state: str = "AVAILABLE", seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while self.versions(model).get(version) != state:
+            assert self.process.poll() is None, "".join(self.log)
+            assert time.monotonic() < deadline, "".join(self.log)
+            time.sleep(0.02)
+
+
+StartServer = Callable[..., AbstractContextManager[Server]]
+
+
+@contextmanager
+def running_server(*flags: str) -> Iterator[Server]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.serving", "--rest_api_port=0", *flags],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stderr is not None
+    log: list[str] = []
+    address = ""
+    for line in process.stderr:
+        log.append(line)
+        if found := re.search(r"listening on (http://\S+)", line):
+            address = found.group(1)
+            break
+    assert address, "".join(log)
+    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
+    reader.start()
+    with httpx.Client(base_url=address, timeout=60) as client:
+        yield Server(process, address, client, log)
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        reader.join(5)
+        process.stderr.close()
+
+
+@pytest.fixture
+def start_server() -> StartServer:
+    return running_server
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one exported SavedModel per kind; see ``build_models``."""
+    target = tmp_path_factory.mktemp("exports")
+    subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("build_models.py")), str(target)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    return target
+
+
+@pytest.fixture
+def publish(exports: Path) -> Callable[[str, Path], Path]:
+    """Copy an export to a version folder in one visible step, as a publisher must."""
+
+    def run(kind: str, version_folder: Path) -> Path:
+        staging = version_folder.parent / f".staging-{version_folder.name}"
+        shutil.copytree(exports / kind, staging)
+        staging.rename(version_folder)
+        return version_folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def server(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with all kinds of models (each version 1), for tests that change nothing."""
+    models = tmp_path_factory.mktemp("models")
+    for kind in ("half_plus_two", "mixed", "kinds", "examples"):
+        shutil.copytree(exports / kind, models / kind / "1")
+    (models / "broken" / "1").mkdir(parents=True)
+    with running_server(
+        f"--models_dir={models}", "--max_num_load_retries=0", "--rest_api_timeout_in_ms=1500"
+    ) as server:
+        for kind in ("half_plus_two", "mixed", "kinds", "examples"):
+            server.wait_for(kind, 1)
+        yield server

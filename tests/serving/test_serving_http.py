@@ -1,0 +1,170 @@
+"""TensorFlow Serving's contract over real HTTP, with real models."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Server
+
+pytestmark = pytest.mark.tf
+
+
+def test_rows_of_another_rank_than_declared_work(server: Server) -> None:
+    response = server.predict("half_plus_two", {"instances": [1.0, 2.0, 5.0]})
+    assert response.status_code == 200, response.text
+    assert response.json() == {"predictions": [2.5, 3.0, 4.5]}
+    assert response.headers["x-model-version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ({"instances": [[1.0], [2.0]]}, {"predictions": [[2.5], [3.0]]}),
+        ({"instances": [{"x": 1.0}, {"x": 2}]}, {"predictions": [2.5, 3.0]}),
+        ({"inputs": [[1.0], [2.0]]}, {"outputs": [[2.5], [3.0]]}),
+        ({"inputs": {"x": 4}}, {"outputs": 4.0}),
+        ({"inputs": []}, {"outputs": []}),
+    ],
+)
+def test_layouts(server: Server, body: Any, answer: Any) -> None:
+    assert server.predict("half_plus_two", body).json() == answer
+
+
+def test_several_inputs_and_outputs(server: Server) -> None:
+    rows = [{"numbers": [1, 2], "text": "é"}, {"numbers": [3, 4.5], "text": {"b64": "eno="}}]
+    assert server.predict("mixed", {"instances": rows}).json() == {
+        "predictions": [
+            {"text": "é", "text_bytes": {"b64": "w6k="}, "total": 3.0},
+            {"text": "zz", "text_bytes": {"b64": "eno="}, "total": 7.5},
+        ]
+    }
+    columns = {"numbers": [[1, 2]], "text": ["a"], "unknown": 1}
+    assert server.predict("mixed", {"inputs": columns}).json() == {
+        "outputs": {"text": ["a"], "text_bytes": [{"b64": "YQ=="}], "total": [3.0]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "text"),
+    [
+        ("int64", "[9007199254740993, -9223372036854775808]", "[9007199254740993, -9223372036854775808]"),
+        ("uint64", "[18446744073709551615]", "[18446744073709551615]"),
+        ("boolean", "[true, false]", "[false, true]"),
+        ("scalar", "[1, 2, 3]", "6.0"),
+        ("inverse", "[0.0, -0.0, NaN, 4, 3]", "[Infinity, -Infinity, NaN, 0.25, 0.333333343]"),
+    ],
+)
+def test_values_are_exact(server: Server, signature: str, inputs: str, text: str) -> None:
+    body = f'{{"signature_name": "{signature}", "inputs": {inputs}}}'
+    response = server.client.post("/v1/models/kinds:predict", content=body)
+    assert response.text == f'{{\n    "outputs": {text}\n}}'
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "status", "message"),
+    [
+        (
+            "kinds",
+            {"signature_name": "half", "inputs": [1.0]},
+            400,
+            "Failed to write JSON value for tensor type: half",
+        ),
+        (
+            "kinds",
+            {"signature_name": "from_half", "inputs": [1.0]},
+            501,
+            "Conversion of JSON Value: 1.0 to type: half",
+        ),
+        (
+            "kinds",
+            {"signature_name": "scalar", "instances": [1.0]},
+            400,
+            "Tensor name: y has no shape information ",
+        ),
+        (
+            "kinds",
+            {"inputs": [1.0]},
+            400,
+            'Serving signature name: "serving_default" not found in signature def',
+        ),
+        ("nobody", {"inputs": [1.0]}, 404, "Servable not found for request: Latest(nobody)"),
+        ("broken", {"inputs": [1.0]}, 404, "Servable not found for request: Latest(broken)"),
+    ],
+)
+def test_errors(server: Server, model: str, body: Any, status: int, message: str) -> None:
+    response = server.predict(model, body)
+    assert response.status_code == status
+    assert response.json() == {"error": message}
+
+
+def test_an_error_of_the_graph_is_the_clients(server: Server) -> None:
+    response = server.predict(
+        "mixed", {"inputs": {"numbers": 1.0, "text": "a"}}
+    )  # sums over axis 1 of a scalar
+    assert response.status_code == 400
+    assert "reduction dimension" in response.json()["error"]
+
+
+def test_a_call_over_the_limit_is_a_timeout_and_health_is_answered_meanwhile(server: Server) -> None:
+    answers: list[httpx.Response] = []
+    body = {"signature_name": "slow", "inputs": 1_000_000_000}
+    slow = threading.Thread(target=lambda: answers.append(server.predict("kinds", body)))
+    slow.start()
+    time.sleep(0.3)
+    times = []
+    with httpx.Client(base_url=server.url) as client:
+        while slow.is_alive():
+            began = time.perf_counter()
+            assert client.get("/healthz").status_code == 200
+            times.append(time.perf_counter() - began)
+            time.sleep(0.05)
+    assert answers[0].status_code == 504
+    assert len(times) > 5
+    assert max(times) < 0.5
+
+
+def test_status_of_a_version_that_failed(server: Server) -> None:
+    (status,) = server.client.get("/v1/models/broken").json()["model_version_status"]
+    assert (status["version"], status["state"]) == ("1", "END")
+    assert status["status"]["error_code"] == "NOT_FOUND"
+    assert "Could not find SavedModel" in status["status"]["error_message"]
+    assert server.client.get("/readyz").status_code == 200  # a bad model doesn't make the server unready
+
+
+def test_metadata(server: Server) -> None:
+    answer = server.client.get("/v1/models/half_plus_two/metadata").json()
+    assert answer["model_spec"] == {"name": "half_plus_two", "signature_name": "", "version": "1"}
+    signatures = answer["metadata"]["signature_def"]["signature_def"]
+    assert set(signatures) == {"serving_default", "__saved_model_init_op"}
+    assert signatures["serving_default"]["inputs"]["x"] == {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {
+            "dim": [{"size": "-1", "name": ""}, {"size": "1", "name": ""}],
+            "unknown_rank": False,
+        },
+        "name": "serving_default_x:0",
+    }
+    assert signatures["serving_default"]["method_name"] == "tensorflow/serving/predict"
+    assert signatures["serving_default"]["defaults"] == {}
+
+
+def test_half_a_million_levels_do_no_harm(server: Server) -> None:
+    for body in (b'{"inputs":' + b"[" * 500_000, b'{"inputs":' + b"[" * 500_000 + b"]" * 500_000 + b"}"):
+        assert server.client.post("/v1/models/half_plus_two:predict", content=body).status_code == 400
+    assert server.client.get("/healthz").status_code == 200
+
+
+def test_expect_continue_and_chunked_bodies(server: Server) -> None:
+    def parts() -> Any:
+        for part in json.dumps({"instances": [1.0]}).split(" "):
+            yield part.encode()
+
+    response = server.client.post("/v1/models/half_plus_two:predict", content=parts())
+    assert response.json() == {"predictions": [2.5]}

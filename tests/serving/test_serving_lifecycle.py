@@ -1,0 +1,223 @@
+"""Start, publication, configuration reload and stop of a real server."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Server, StartServer
+
+pytestmark = pytest.mark.tf
+
+Publish = Callable[[str, Path], Path]
+PUBLICATIONS = 50
+
+
+class Hammer:
+    """Predicts without pause on one connection, until it is told to stop, and notes what it saw."""
+
+    def __init__(self, server: Server, model: str) -> None:
+        self.failures: list[str] = []
+        self.versions: list[int] = []
+        self._url = f"{server.url}/v1/models/{model}:predict"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not self._stop.is_set():
+                response = client.post(self._url, content=b'{"instances": [1.0, 2.0, 5.0]}')
+                if response.status_code != 200 or response.json() != {"predictions": [2.5, 3.0, 4.5]}:
+                    self.failures.append(f"{response.status_code} {response.text}")
+                else:
+                    self.versions.append(int(response.headers["x-model-version"]))
+                time.sleep(0.002)
+
+    def finish(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_fifty_publications_under_load_fail_no_prediction(
+    start_server: StartServer, publish: Publish, tmp_path: Path
+) -> None:
+    model = tmp_path / "m"
+    model.mkdir()
+    publish("half_plus_two", model / "1")
+    with start_server(f"--models_dir={tmp_path}") as server:
+        server.wait_for("m", 1)
+        hammers = [Hammer(server, "m") for _ in range(4)]
+        times = []
+        for version in range(2, PUBLICATIONS + 2):
+            publish("half_plus_two", model / str(version))
+            began = time.monotonic()
+            server.wait_for("m", version)
+            times.append(time.monotonic() - began)
+            shutil.rmtree(model / str(version - 1))
+        for hammer in hammers:
+            hammer.finish()
+        print(
+            f"publication to AVAILABLE: median {sorted(times)[len(times) // 2]:.3f} s, worst {max(times):.3f} s"
+        )
+        assert [hammer.failures for hammer in hammers] == [[], [], [], []]
+        for hammer in hammers:
+            assert hammer.versions == sorted(hammer.versions)
+            assert hammer.versions[-1] >= PUBLICATIONS
+        assert sum(len(hammer.versions) for hammer in hammers) > 100
+        server.wait_for("m", PUBLICATIONS, "END")
+        assert not [line for line in server.log if line.startswith(("WARNING  serving", "ERROR"))]
+
+
+def test_the_port_is_open_before_any_model_and_new_models_are_found(
+    start_server: StartServer, publish: Publish, tmp_path: Path
+) -> None:
+    with start_server(f"--models_dir={tmp_path}") as server:
+        assert server.client.get("/healthz").status_code == 200
+        assert server.client.get("/v1/models").json() == {"models": []}
+        (tmp_path / "late").mkdir()
+        publish("half_plus_two", tmp_path / "late" / "3")
+        server.wait_for("late", 3)
+        assert server.predict("late", {"instances": [1.0]}).json() == {"predictions": [2.5]}
+
+
+def test_a_copy_in_place_is_served_once_it_is_whole(
+    start_server: StartServer, exports: Path, tmp_path: Path
+) -> None:
+    version = tmp_path / "m" / "1"
+    (version / "variables").mkdir(parents=True)
+    with start_server(f"--models_dir={tmp_path}") as server:
+        time.sleep(0.5)
+        shutil.copy(exports / "half_plus_two" / "saved_model.pb", version)
+        time.sleep(1.5)
+        assert server.versions("m") == {1: "LOADING"}
+        for part in (exports / "half_plus_two" / "variables").iterdir():
+            shutil.copy(part, version / "variables")
+        server.wait_for("m", 1)
+        assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [2.5]}
+
+
+def test_a_damaged_version_ends_and_the_old_one_serves_on(
+    start_server: StartServer, publish: Publish, exports: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    publish("half_plus_two", tmp_path / "m" / "1")
+    with start_server(f"--models_dir={tmp_path}", "--max_num_load_retries=0") as server:
+        server.wait_for("m", 1)
+        damaged = tmp_path / "m" / ".damaged"
+        shutil.copytree(exports / "half_plus_two", damaged)
+        (data,) = (damaged / "variables").glob("variables.data-*")
+        data.write_bytes(data.read_bytes()[:3])
+        damaged.rename(tmp_path / "m" / "2")
+        server.wait_for("m", 2, "END")
+        without_graph = tmp_path / "m" / ".nonsense"
+        without_graph.mkdir()
+        (without_graph / "saved_model.pb").write_bytes(b"nonsense")
+        without_graph.rename(tmp_path / "m" / "3")
+        server.wait_for("m", 3, "END")
+        response = server.predict("m", {"instances": [1.0]})
+        assert (response.status_code, response.headers["x-model-version"]) == (200, "1")
+
+
+def test_models_config_with_policies_labels_and_reload(
+    start_server: StartServer, publish: Publish, tmp_path: Path
+) -> None:
+    base = tmp_path / "models" / "m"
+    base.mkdir(parents=True)
+    for version in (1, 2, 3):
+        publish("half_plus_two", base / str(version))
+    config = tmp_path / "models.config"
+
+    def write(*versions: int, **labels: int) -> None:
+        wanted = " ".join(f"versions: {version}" for version in versions)
+        named = " ".join(f"version_labels {{ key: '{key}' value: {value} }}" for key, value in labels.items())
+        text = f"""model_config_list {{ config {{ name: 'm' base_path: '{base}' model_platform: 'tensorflow'
+            model_version_policy {{ specific {{ {wanted} }} }} {named} }} }}"""
+        fresh = config.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.rename(config)
+
+    def answering(label: str) -> str:
+        response = server.predict("m", {"instances": [1.0]}, f"/labels/{label}")
+        return response.headers.get("x-model-version", response.text)
+
+    write(1, 2, stable=1, canary=2)
+    with start_server(
+        f"--model_config_file={config}",
+        "--model_config_file_poll_wait_seconds=0.2",
+        "--file_system_poll_wait_seconds=0.2",
+    ) as server:
+        server.wait_for("m", 1)
+        server.wait_for("m", 2)
+        assert (answering("stable"), answering("canary")) == ("1", "2")
+        assert "Unrecognized servable version label" in answering("none")
+        write(2, 3, stable=2, canary=3)
+        server.wait_for("m", 3)
+        server.wait_for("m", 1, "END")
+        assert (answering("stable"), answering("canary")) == ("2", "3")
+        config.write_text("model_config_list {")  # a typing error changes nothing
+        time.sleep(0.6)
+        assert (answering("stable"), answering("canary")) == ("2", "3")
+
+
+def test_sigterm_finishes_requests_in_flight_and_exits_with_zero(
+    start_server: StartServer, publish: Publish, tmp_path: Path
+) -> None:
+    (tmp_path / "kinds").mkdir()
+    publish("kinds", tmp_path / "kinds" / "1")
+    with start_server(f"--models_dir={tmp_path}") as server:
+        server.wait_for("kinds", 1)
+        # Long enough to be in flight: look for a number of steps that takes about a second.
+        steps = 100
+        while True:
+            began = time.monotonic()
+            assert server.predict("kinds", {"signature_name": "slow", "inputs": steps}).status_code == 200
+            if time.monotonic() - began > 0.5:
+                break
+            steps *= 2
+        answers: list[int] = []
+        body = {"signature_name": "slow", "inputs": steps}
+        request = threading.Thread(target=lambda: answers.append(server.predict("kinds", body).status_code))
+        request.start()
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        request.join()
+        assert answers == [200]
+
+
+def test_an_idle_server_stops_at_once(start_server: StartServer, tmp_path: Path) -> None:
+    with start_server(f"--models_dir={tmp_path}") as server:
+        assert server.client.get("/healthz").status_code == 200
+        server.process.terminate()
+        assert server.process.wait(5) == 0
+
+
+def test_starting_needs_no_tensorflow(tmp_path: Path) -> None:
+    code = "import sys, services.serving.server; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "flag", ["--enable_batching", "--port=8500", "--model_config_file=/nowhere/models.config"]
+)
+def test_what_is_not_done_ends_with_code_2(flag: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.serving", f"--model_base_path={tmp_path}", flag],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert flag.split("=", maxsplit=1)[0].lstrip("-") in ended.stderr or "/nowhere/models.config" in ended.stderr
