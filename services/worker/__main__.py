@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Any
 
+from celery.platforms import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
 from services.worker.celery_app import make_app
 from services.worker.runtime import Runtime
 from shared.errors import ModelyardError
 from shared.settings import RUN_JOB_TASK, Settings
+
+LOOK_SECONDS = 0.03
 
 
 def main() -> int:
@@ -24,6 +28,8 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr
     )
+    # Celery warns of root because of pickle, which we never accept
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     for noisy in ("celery", "kombu", "httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings.paths.create()
@@ -39,7 +45,10 @@ def main() -> int:
     def run_job(job_id: str) -> None:
         runtime.run_job(job_id)
 
-    def on_ready(**_: Any) -> None:
+    def on_ready(sender: Any, **_: Any) -> None:
+        # Without prefetch, nothing tells the consumer that a slot has become free: it looks when its event loop
+        # turns, which may take a second. This turns it often enough for a job to start at once.
+        sender.hub.call_repeatedly(LOOK_SECONDS, lambda: None)
         logging.getLogger("services.worker").info("listening as %s", runtime.worker_id)
 
     def on_shutting_down(**_: Any) -> None:
