@@ -1,0 +1,59 @@
+"""Reads request bodies as JSON and checks them against a model, with errors a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from services.api.errors import Malformed
+from services.api.fields import BodyInvalid
+from shared.errors import InvalidInput
+
+T = TypeVar("T")
+
+
+def json_of(raw: bytes) -> Any:
+    """The JSON value in ``raw``, whatever its content type says.
+
+    Raises:
+        Malformed: no body, or not JSON.
+    """
+    if not raw.strip():
+        raise Malformed("The request has no body.", hint="Send a JSON object.")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(
+            f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno}).",
+            code="malformed_json",
+            hint="NaN and Infinity are not part of JSON." if b"NaN" in raw or b"Infinity" in raw else None,
+        ) from None
+    except RecursionError:
+        raise Malformed("The body is nested too deeply.", code="malformed_json") from None
+
+
+def checked(parse: Callable[[Any], T], data: Any) -> T:
+    """``parse(data)``, with pydantic's errors tied to the data they are about.
+
+    Raises:
+        BodyInvalid: naming each offending field.
+    """
+    try:
+        return parse(data)
+    except ValidationError as error:
+        raise BodyInvalid(error, data) from None
+    except RecursionError:
+        raise InvalidInput("The body is nested too deeply.") from None
+
+
+def refuse_nul(raw: bytes) -> None:
+    """Refuse U+0000, which neither PostgreSQL nor any file system can keep.
+
+    Raises:
+        InvalidInput: the JSON text has one somewhere.
+    """
+    if b"\\u0000" in raw.replace(b"\\\\", b""):
+        raise InvalidInput("The body has a NUL character (U+0000) in a text.")

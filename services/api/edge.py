@@ -1,0 +1,164 @@
+"""The outermost layer of every request: its id, its size limit, its log line, its metrics, and the last resort."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.api.errors import problem_of, unexpected
+from services.api.telemetry import Telemetry
+from shared.errors import TooLarge
+
+log = logging.getLogger("modelyard.requests")
+
+MIB = 2**20
+# What a multipart upload may have around the file itself.
+_ENVELOPE_BYTES = 64 * 1024
+# After refusing a body we go on reading for so long: a connection closed on a client that still writes is reset, and
+# the client may then never see the answer.
+LINGER_SECONDS = 2.0
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_QUIET = ("/predict", "/v1/", "/tensorboard/")
+
+
+class Edge:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, *, max_body_mb: int, max_upload_mb: int, telemetry: Telemetry) -> None:
+        self._app = app
+        self._max_body = max_body_mb * MIB
+        self._max_upload = max_upload_mb * MIB
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or pass on anything that is not HTTP."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        upload = scope["method"] == "POST" and scope["path"].rstrip("/") == "/datasets"
+        body = _Body(
+            receive,
+            limit=self._max_upload + _ENVELOPE_BYTES if upload else self._max_body,
+            setting="MODELYARD_MAX_UPLOAD_MB" if upload else "MODELYARD_MAX_BODY_MB",
+        )
+        answer = _Answer(send, body, request_id)
+        try:
+            body.check_declared(scope)
+            await self._app(scope, body, answer)
+        except TooLarge as error:
+            if answer.status == 0:
+                await problem_of(error, request_id)(scope, receive, answer)
+        except ClientDisconnect:
+            log.debug("the client of request %s has gone away", request_id)
+        except Exception as error:
+            failure = unexpected(error, request_id)
+            if answer.status == 0:
+                await failure(scope, receive, answer)
+            else:
+                raise
+        finally:
+            self._account(scope, answer, time.perf_counter() - began, request_id)
+
+    def _account(self, scope: Scope, answer: _Answer, seconds: float, request_id: str) -> None:
+        method, path, status = scope["method"], scope["path"], answer.status
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._telemetry.request(method, route, status, None if answer.streamed else seconds)
+        failed = status >= 400 or status == 0
+        if status >= 500:
+            level = logging.WARNING
+        elif failed or (method not in ("GET", "HEAD", "OPTIONS") and not path.startswith(_QUIET)):
+            level = logging.INFO
+        else:
+            level = logging.DEBUG
+        if log.isEnabledFor(level):
+            shown = path if path.isprintable() and len(path) <= 200 else ascii(path)[:200]
+            log.log(level, "%s %s %d %.1f ms %s", method, shown, status, seconds * 1000, request_id)
+
+
+class _Body:
+    """Counts a request's body while it is read, and refuses it as soon as it is too large."""
+
+    def __init__(self, receive: Receive, *, limit: int, setting: str) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._setting = setting
+        self._seen = 0
+        self.refused = False
+
+    def check_declared(self, scope: Scope) -> None:
+        """Refuse by the Content-Length alone, before anything is read.
+
+        Raises:
+            TooLarge: it is over the limit.
+        """
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._limit:
+                raise self._too_large()
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._seen += len(message.get("body", b""))
+            if self._seen > self._limit:
+                raise self._too_large()
+        return message
+
+    async def drain(self) -> None:
+        """Read on for a moment, keeping nothing."""
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+    def _too_large(self) -> TooLarge:
+        self.refused = True
+        return TooLarge(
+            f"The body is larger than {self._limit // MIB} MiB.",
+            hint=f"The operator sets the limit with {self._setting}.",
+        )
+
+
+class _Answer:
+    """Adds the request's id to the answer, and lingers after a refused body."""
+
+    def __init__(self, send: Send, body: _Body, request_id: str) -> None:
+        self._send = send
+        self._body = body
+        self._request_id = request_id.encode("ascii")
+        self.status = 0
+        self.streamed = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", []), (b"x-request-id", self._request_id)]
+            if self._body.refused:
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        elif message.get("more_body", False):
+            self.streamed = True
+        elif self._body.refused:
+            await self._send({**message, "more_body": True})
+            await self._body.drain()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return os.urandom(8).hex()

@@ -1,0 +1,99 @@
+"""Everything a running application holds, built by its lifespan and handed to routes as dependencies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+from anyio import to_thread
+
+from services.api.model_server import CONNECT_SECONDS, DEADLINE_SECONDS, ModelServer
+from services.api.submission import Submission
+from services.api.telemetry import Telemetry
+from services.api.uploads import Uploads
+from services.api.watch import JobWatch
+from shared.job_queue import JobQueue
+from shared.model_repo import ModelRepo
+from shared.serving_client import ServingClient
+from shared.settings import Settings
+from shared.store import Store
+from shared.sweeper import Sweeper
+
+log = logging.getLogger(__name__)
+
+# A worker beats every heartbeat_seconds; three missed beats in a row are no accident.
+BEATS = 3
+POOL_CONNECTIONS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Shared by all requests of one application."""
+
+    settings: Settings
+    store: Store
+    queue: JobQueue
+    repo: ModelRepo
+    serving: ServingClient
+    model_server: ModelServer
+    tensorboard: httpx.AsyncClient | None
+    submission: Submission
+    uploads: Uploads
+    watch: JobWatch
+    telemetry: Telemetry
+
+    @property
+    def alive_within(self) -> float:
+        """Seconds after which a worker that was not heard of counts as gone."""
+        return BEATS * self.settings.heartbeat_seconds
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Resources]:
+    """Build all of it, sweep while it is open, close it in the opposite order."""
+    async with AsyncExitStack() as stack:
+        settings.paths.create()
+        store = Store(settings.store_url)
+        stack.callback(store.close)
+        queue = JobQueue(settings.broker_url)
+        stack.callback(queue.close)
+        serving = ServingClient(settings.serving_url)
+        stack.callback(serving.close)
+        forward = await stack.enter_async_context(_client(settings.serving_url))
+        tensorboard = None
+        if settings.tensorboard_url is not None:
+            tensorboard = await stack.enter_async_context(_client(settings.tensorboard_url))
+        watch = JobWatch(store)
+        stack.callback(watch.close)
+        uploads = Uploads(store, settings.paths.datasets, max_mb=settings.max_upload_mb)
+        await to_thread.run_sync(uploads.sweep_leftovers)
+        sweeper = Sweeper(store, queue, every_seconds=settings.sweep_seconds)
+        sweeper.start()
+        stack.callback(sweeper.stop)
+        resources = Resources(
+            settings=settings,
+            store=store,
+            queue=queue,
+            repo=ModelRepo(settings.paths.models),
+            serving=serving,
+            model_server=ModelServer(settings, store, forward),
+            tensorboard=tensorboard,
+            submission=Submission(store, queue, settings),
+            uploads=uploads,
+            watch=watch,
+            telemetry=telemetry,
+        )
+        telemetry.watch(store, queue, alive_within=resources.alive_within)
+        yield resources
+
+
+def _client(base_url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=base_url,
+        timeout=httpx.Timeout(DEADLINE_SECONDS, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=POOL_CONNECTIONS, max_keepalive_connections=POOL_CONNECTIONS),
+        trust_env=False,  # a proxy for the outside world has no business between our own processes
+    )

@@ -1,0 +1,173 @@
+"""Predictions: one friendly route, and TensorFlow Serving's own paths passed through."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.responses import Response
+
+from services.api import render
+from services.api.body import checked, json_of
+from services.api.deps import resources_of
+from services.api.describe import json_body, problems
+from services.api.errors import Malformed
+from services.api.model_server import (
+    IMAGE_SIGNATURE,
+    Prediction,
+    Question,
+    checked_question,
+    down,
+)
+from services.api.upstream import pass_through
+from shared.errors import InvalidInput, NotFound
+from shared.views import PredictRequest, PredictResponse
+
+router = APIRouter(tags=["predict"])
+
+# Larger bodies are parsed in a thread, so that other requests do not wait for them.
+PARSE_APART_BYTES = 2**20
+MAX_IMAGES = 1000
+_EXAMPLES: dict[str, tuple[str, Any]] = {
+    "rows": ("Rows of numbers", {"model": "iris", "instances": [[5.1, 3.5, 1.4, 0.2]]}),
+    "label": (
+        "The version with a label",
+        {"model": "iris", "label": "stable", "instances": [[5.1, 3.5, 1.4, 0.2]]},
+    ),
+    "image": ("A PNG or JPEG file", {"model": "fashion", "instances": [{"b64": "iVBORw0KGgo..."}]}),
+    "inputs": ("By column", {"model": "iris", "version": 2, "inputs": {"features": [[5.1, 3.5, 1.4, 0.2]]}}),
+}
+_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["model", "image"],
+        "properties": {
+            "model": {"type": "string"},
+            "version": {"type": "integer"},
+            "label": {"type": "string"},
+            "signature_name": {"type": "string"},
+            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def _described() -> dict[str, Any]:
+    extra = json_body(PredictRequest, _EXAMPLES)
+    extra["requestBody"]["content"]["multipart/form-data"] = _FORM
+    return extra
+
+
+@router.post(
+    "/predict",
+    operation_id="predict",
+    summary="Ask a model",
+    response_model=PredictResponse,
+    responses={
+        200: {
+            "description": "The answer, with the version that gave it.",
+            "headers": {"X-Model-Version": {"description": "As in the body.", "schema": {"type": "integer"}}},
+        },
+        **problems(400, 404, 413, 422, 502, 503, 504),
+    },
+    openapi_extra=_described(),
+)
+async def predict(request: Request) -> Response:
+    """`instances` row by row or `inputs` by column, as TensorFlow Serving takes them; or a form with image files.
+
+    Without a version or a label, the highest AVAILABLE version answers.
+    """
+    resources = resources_of(request)
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        question = await _from_form(request)
+    else:
+        raw = await request.body()
+        question = (
+            _from_json(raw) if len(raw) < PARSE_APART_BYTES else await to_thread.run_sync(_from_json, raw)
+        )
+    prediction = await resources.model_server.predict(question)
+    resources.telemetry.prediction(question.model)
+    return _answer(question.model, prediction)
+
+
+def _answer(model: str, prediction: Prediction) -> Response:
+    # the server's own text goes out as it came: its numbers are neither parsed nor written again
+    content = prediction.content.strip()
+    head = render.dumps({"model": model, "version": prediction.version})
+    if content[:1] == b"{" and content[-1:] == b"}" and content[1:-1].strip():
+        content = head[:-1] + b"," + content[1:]
+    else:
+        content = head
+    headers = {} if prediction.version is None else {"X-Model-Version": str(prediction.version)}
+    return Response(content, headers=headers, media_type="application/json")
+
+
+def _from_json(raw: bytes) -> Question:
+    body = checked(PredictRequest.model_validate, json_of(raw))
+    return checked_question(
+        model=body.model,
+        version=body.version,
+        label=body.label,
+        signature_name=body.signature_name,
+        instances=body.instances,
+        inputs=body.inputs,
+    )
+
+
+async def _from_form(request: Request) -> Question:
+    try:
+        async with request.form(max_files=MAX_IMAGES, max_fields=20) as form:
+            fields = _fields(form)
+            files = [item for item in form.getlist("image") if isinstance(item, UploadFile)]
+            images = [base64.b64encode(await item.read()).decode("ascii") for item in files]
+    except (MultiPartException, HTTPException) as error:
+        reason = error.message if isinstance(error, MultiPartException) else error.detail
+        raise Malformed(f"The multipart body is broken: {reason}") from None
+    if not images:
+        raise InvalidInput(
+            "The form has no file field 'image'.",
+            field="image",
+            hint="For example: curl -F model=fashion -F image=@shoe.png",
+        )
+    body = checked(PredictRequest.model_validate, fields)
+    return checked_question(
+        model=body.model,
+        version=body.version,
+        label=body.label,
+        signature_name=body.signature_name or IMAGE_SIGNATURE,
+        instances=[{"b64": image} for image in images],
+        inputs=None,
+    )
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if name == "image":
+            continue
+        if name in fields or isinstance(value, UploadFile):
+            raise InvalidInput(f"The form field {name[:80]!r} can't be used like this.", field=name[:80])
+        if value:
+            fields[name] = value
+    return fields
+
+
+@router.api_route(
+    "/v1/models/{rest:path}",
+    methods=["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"],
+    include_in_schema=False,
+)
+@router.api_route("/v1/models", methods=["GET"], include_in_schema=False)
+async def tensorflow_serving(request: Request) -> Response:
+    """TensorFlow Serving's REST API unchanged, but that labels set here work too."""
+    model_server = resources_of(request).model_server
+    if ".." in request.scope["path"].split("/"):
+        raise NotFound("There is nothing at this path.", code="route_not_found")
+    raw_path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    raw_path = await model_server.with_version(raw_path)
+    return await pass_through(model_server.http, request, raw_path=raw_path, down=down())
