@@ -33,7 +33,8 @@ class ServingClient:
     """Thread-safe. ``base_url`` is the server's REST address without ``/v1``."""
 
     def __init__(self, base_url: str, *, timeout: float = 5.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout)
+        # a proxy for the outside world has no business between our own processes
+        self._http = httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
 
     def states(self, model: str) -> dict[int, VersionState]:
         """State by version; empty when the server does not know the model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 
 from shared.names import NAME_PATTERN
 from shared.specs.base import Spec
@@ -12,7 +12,14 @@ from shared.specs.dataset import DatasetSpec
 from shared.specs.fit import CheckpointSpec, FitSpec, TensorBoardSpec
 from shared.specs.model import ModelSpec
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+def _not_a_number(value: str) -> str:
+    if value.isdigit():
+        raise ValueError("can't be digits alone: that reads as a version")
+    return value
+
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), AfterValidator(_not_a_number)]
 LabelText = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_./-]+$")]
 
 
@@ -44,15 +51,6 @@ class TrainJob(Spec):
     checkpoint: CheckpointSpec = CheckpointSpec()
     publish: PublishSpec | None = None
     retry: RetrySpec = RetrySpec()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numeric_model_name(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("publish"), dict):
-            name = value["publish"].get("model")
-            if isinstance(name, str) and name.isdigit():
-                raise ValueError("publish.model can't be digits alone: that reads as a version")
-        return value
 
 
 JobSpec = TrainJob

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.specs.base import Spec, by_key
 
@@ -54,7 +55,10 @@ class BuilderModel(Spec):
 
     @model_validator(mode="after")
     def _params_fit_builder(self) -> BuilderModel:
-        self.typed_params()
+        try:
+            self.typed_params()
+        except ValidationError as error:
+            raise _below("params", error) from None
         return self
 
     def typed_params(self) -> Lenet5Params | MlpParams:
@@ -66,6 +70,19 @@ class BuilderModel(Spec):
         if self.builder == "lenet5":
             return Lenet5Params.model_validate(self.params)
         return MlpParams.model_validate(self.params)
+
+
+def _below(key: str, error: ValidationError) -> ValidationError:
+    """``error`` with its locations below ``key``."""
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError(item["type"], "{words}", {"words": item["msg"]}),
+            loc=(key, *item["loc"]),
+            input=item["input"],
+        )
+        for item in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, lines)
 
 
 class KerasConfigModel(Spec):

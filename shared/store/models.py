@@ -34,12 +34,15 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A served name. ``latest_version`` is the highest one not deleted, None when there is none."""
+    """A served name. ``latest_version`` is the highest one not deleted, None when there is none; ``next_version`` is
+    what the next publish gets, since numbers are never used again.
+    """
 
     name: str
     created_at: float
     latest_version: int | None
     labels: dict[str, int] = field(default_factory=dict)
+    next_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +272,7 @@ class ModelStore:
                 model_versions.c.model == row.name, model_versions.c.deleted_at.is_(None)
             )
         ).scalar_one()
-        return Model(row.name, row.created_at, latest, self._labels(tx, row.name))
+        return Model(row.name, row.created_at, latest, self._labels(tx, row.name), row.last_version + 1)
 
     def _version_row(self, tx: Connection, model: str, version: int) -> Row[Any]:
         row = tx.execute(
