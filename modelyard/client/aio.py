@@ -1,0 +1,214 @@
+"""The client for asyncio: the calls of ``sync``, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from modelyard.client import routes
+from modelyard.client.aio_job import AsyncJob
+from modelyard.client.call import Call, check, unreachable
+from modelyard.client.events import READ_SECONDS
+from modelyard.client.settings import default_url
+from shared.specs import JobSpec
+from shared.views import (
+    DatasetList,
+    DatasetView,
+    Health,
+    JobList,
+    ModelList,
+    ModelView,
+    PlanView,
+    PredictResponse,
+    VersionList,
+    VersionView,
+    WorkerList,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one Modelyard. Close it, or use it in an ``async with`` block.
+
+    Args:
+        url: the server's address; default: MODELYARD_URL, else http://127.0.0.1:8000.
+        timeout: seconds for one answer; predictions and uploads have longer ones of their own.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url or default_url()
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(base_url=self.url, transport=transport)
+        self.jobs = AsyncJobs(self)
+        self.models = AsyncModels(self)
+        self.datasets = AsyncDatasets(self)
+
+    async def predict(
+        self,
+        model: str,
+        *,
+        instances: Any = None,
+        inputs: Any = None,
+        images: Sequence[routes.Image] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature_name: str | None = None,
+    ) -> PredictResponse:
+        """Ask a served model. Give one of ``instances`` (a list or array of rows), ``inputs`` (by column) or
+        ``images`` (files, or their bytes).
+        """
+        if images is not None:
+            return await self.send(routes.predict_images(model, images, version=version, label=label))
+        return await self.send(
+            routes.predict(
+                {
+                    "model": model,
+                    "version": version,
+                    "label": label,
+                    "signature_name": signature_name,
+                    "instances": instances,
+                    "inputs": inputs,
+                }
+            )
+        )
+
+    async def workers(self) -> WorkerList:
+        """Workers that were heard of, with devices and versions."""
+        return await self.send(routes.workers())
+
+    async def health(self) -> Health:
+        """Is the API there?"""
+        return await self.send(routes.health())
+
+    async def ready(self) -> Health:
+        """Can it do its work? ``checks`` says which part can't."""
+        return await self.send(routes.readiness())
+
+    async def send(self, call: Call[T]) -> T:
+        """Send one call, again where that is safe.
+
+        Raises:
+            ApiError: the server refused.
+            Unreachable: no answer.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            request = self._http.build_request(call.method, call.path, **call.arguments(self._timeout))
+            failure: httpx.Response | httpx.TransportError
+            try:
+                failure = response = await self._http.send(request)
+            except httpx.TransportError as error:
+                failure = error
+            pause = call.pause_before_retry(tries, failure)
+            if pause is None:
+                if isinstance(failure, httpx.TransportError):
+                    raise unreachable(self.url, failure) from None
+                return call.read(check(response) if call.checked else response)
+            await asyncio.sleep(pause)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
+        """An answer that is read while it arrives. Sent once."""
+        arguments = call.arguments(self._timeout)
+        arguments["timeout"] = httpx.Timeout(READ_SECONDS, connect=5.0)
+        async with self._http.stream(call.method, call.path, **arguments) as response:
+            if response.status_code >= 400:
+                await response.aread()
+            yield check(response)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncJobs:
+    """``client.jobs``."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def submit(
+        self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> AsyncJob:
+        """Store a job and have it run. A lost answer is asked for again without making a second job."""
+        return AsyncJob(self._client, await self._client.send(routes.submit(spec, idempotency_key)))
+
+    async def plan(self, spec: JobSpec | Mapping[str, Any]) -> PlanView:
+        """The job as it would run; nothing is stored."""
+        return await self._client.send(routes.plan(spec))
+
+    async def get(self, job_id: str) -> AsyncJob:
+        return AsyncJob(self._client, await self._client.send(routes.job(job_id)))
+
+    async def list(self, **filters: Any) -> JobList:
+        """One page; filters: state, kind, model, label ("key=value"), limit, after."""
+        return await self._client.send(routes.jobs(**filters))
+
+
+class AsyncModels:
+    """``client.models``."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self, *, limit: int | None = None, after: str | None = None) -> ModelList:
+        return await self._client.send(routes.models(limit, after))
+
+    async def get(self, name: str) -> ModelView:
+        return await self._client.send(routes.one_model(name))
+
+    async def versions(self, name: str, *, limit: int | None = None, after: int | None = None) -> VersionList:
+        return await self._client.send(routes.versions(name, limit, after))
+
+    async def version(self, name: str, number: int) -> VersionView:
+        return await self._client.send(routes.version(name, number))
+
+    async def set_label(self, name: str, label: str, version: int) -> ModelView:
+        """Have ``label`` name a version."""
+        return await self._client.send(routes.set_label(name, label, version))
+
+
+class AsyncDatasets:
+    """``client.datasets``."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def upload(self, path: str | os.PathLike[str], *, name: str | None = None) -> DatasetView:
+        """Send a csv or npz file, read in pieces; name: default the file's own."""
+        file = Path(path)
+        with file.open("rb") as source:  # noqa: ASYNC230 (local disk; httpx reads it in pieces)
+            return await self._client.send(routes.upload(name or file.stem, file.name, source))
+
+    async def list(self, *, limit: int | None = None, after: str | None = None) -> DatasetList:
+        return await self._client.send(routes.datasets(limit, after))
+
+    async def get(self, dataset_id: str) -> DatasetView:
+        return await self._client.send(routes.dataset(dataset_id))
+
+    async def delete(self, dataset_id: str) -> None:
+        await self._client.send(routes.delete_dataset(dataset_id))

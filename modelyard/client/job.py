@@ -1,0 +1,130 @@
+"""A job in the hands of ordinary code."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import httpx
+
+from modelyard.client import routes
+from modelyard.client.call import unreachable
+from modelyard.client.events import DROPPED, Event, Following, JobEvent
+from modelyard.client.outcome import Patience, raise_if_unsuccessful
+from shared.jobs import JobState
+from shared.views import EventList, JobView, MetricsView
+
+if TYPE_CHECKING:
+    from modelyard.client.sync import Client
+
+
+class Job:
+    """A job, with what was last heard of it in ``view``."""
+
+    def __init__(self, client: Client, view: JobView) -> None:
+        self._client = client
+        self.view = view
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        return self.view.id
+
+    @property
+    def state(self) -> JobState:
+        """As last heard; ``refresh`` asks again."""
+        return self.view.state
+
+    def refresh(self) -> Job:
+        """Ask the server how it stands."""
+        self.view = self._client.send(routes.job(self.id))
+        return self
+
+    def wait(self, timeout: float | None = None, *, check: bool = True) -> Job:
+        """Wait until it is over.
+
+        Raises:
+            JobFailed, JobCancelled: it ended so; not with ``check=False``.
+            WaitTimeout: it is not over yet.
+        """
+        patience = Patience(self.id, timeout)
+        while not self.refresh().state.terminal:
+            time.sleep(patience.next_pause(self.view))
+        if check:
+            raise_if_unsuccessful(self.view)
+        return self
+
+    def follow(self, *, after: int = 0) -> Iterator[JobEvent]:
+        """Its events from number ``after`` on, live, until it ends. Survives dropped connections without a gap."""
+        position = Following(after)
+        while not position.ended:
+            failure: Exception | None = None
+            position.connect()
+            try:
+                with self._client.stream(routes.event_stream(self.id, position.last)) as response:
+                    for line in response.iter_lines():
+                        if (event := position.feed(line)) is not None:
+                            yield event
+            except DROPPED as error:
+                failure = (
+                    unreachable(self._client.url, error) if isinstance(error, httpx.HTTPError) else error
+                )
+            if not position.ended:
+                time.sleep(position.pause_after(failure))
+        self.refresh()
+
+    def events(self, *, after: int = 0, limit: int | None = None) -> EventList:
+        """One page of its history."""
+        return self._client.send(routes.events(self.id, after, limit))
+
+    def history(self) -> Iterator[Event]:
+        """Its whole history so far."""
+        after, more = 0, True
+        while more:
+            page = self.events(after=after)
+            for item in page.items:
+                after = item.seq
+                yield Event.model_validate(item.model_dump())
+            more = page.has_more
+
+    def logs(self, *, offset: int = 0) -> str:
+        """Its log so far, from byte ``offset``."""
+        return self._client.send(routes.logs(self.id, offset, False))
+
+    def follow_logs(self, *, offset: int = 0) -> Iterator[str]:
+        """Its log as it grows, until it ends, in pieces of any length."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        position = Following()
+        while True:
+            failure: Exception | None = None
+            try:
+                with self._client.stream(routes.logs(self.id, offset, True)) as response:
+                    for chunk in response.iter_bytes():
+                        offset += len(chunk)
+                        position.fruitless = 0
+                        if text := decoder.decode(chunk):
+                            yield text
+            except DROPPED as error:
+                failure = (
+                    unreachable(self._client.url, error) if isinstance(error, httpx.HTTPError) else error
+                )
+            if failure is None and self.refresh().state.terminal:
+                return
+            time.sleep(position.pause_after(failure))
+
+    def metrics(self, names: Sequence[str] | None = None, *, max_points: int | None = None) -> MetricsView:
+        """Its metric series, thinned to ``max_points`` each."""
+        return self._client.send(routes.metrics(self.id, names, max_points))
+
+    def cancel(self) -> Job:
+        """Ask it to stop; asking twice does no harm."""
+        self.view = self._client.send(routes.cancel(self.id))
+        return self
+
+    def retry(self, start: Literal["checkpoint", "scratch"] = "checkpoint") -> Job:
+        """A new job with the same spec, from the last checkpoint or from scratch."""
+        return Job(self._client, self._client.send(routes.retry(self.id, start)))

@@ -1,0 +1,194 @@
+"""Every request the API knows, as a ``Call``. No network here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from modelyard.client.call import Call, model, nothing
+from shared.names import checked_name
+from shared.specs import JobSpec
+from shared.views import (
+    DatasetList,
+    DatasetView,
+    EventList,
+    Health,
+    JobList,
+    JobView,
+    MetricsView,
+    ModelList,
+    ModelView,
+    PlanView,
+    PredictResponse,
+    VersionList,
+    VersionView,
+    WorkerList,
+)
+
+EVENT_STREAM = "text/event-stream"
+PREDICT_SECONDS = 120.0  # a cold model may be loading
+Image = str | Path | bytes
+
+
+def submit(spec: JobSpec | Mapping[str, Any], key: str | None) -> Call[JobView]:
+    """With a key of our own when none is given: a lost answer may then be asked for again."""
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    return Call("POST", "/jobs", model(JobView), json=_plain(spec), headers=headers)
+
+
+def plan(spec: JobSpec | Mapping[str, Any]) -> Call[PlanView]:
+    return Call("POST", "/jobs", model(PlanView), json=_plain(spec), params={"dry_run": "true"})
+
+
+def jobs(**filters: Any) -> Call[JobList]:
+    return Call("GET", "/jobs", model(JobList), params=filters)
+
+
+def job(job_id: str) -> Call[JobView]:
+    return Call("GET", _job(job_id), model(JobView))
+
+
+def events(job_id: str, after: int, limit: int | None) -> Call[EventList]:
+    return Call("GET", _job(job_id, "events"), model(EventList), params={"after": after, "limit": limit})
+
+
+def event_stream(job_id: str, after: int) -> Call[None]:
+    headers = {"Accept": EVENT_STREAM, "Last-Event-ID": str(after), "Cache-Control": "no-store"}
+    return Call("GET", _job(job_id, "events"), nothing, headers=headers)
+
+
+def logs(job_id: str, offset: int, follow: bool) -> Call[str]:
+    params = {"offset": offset, "follow": "true" if follow else None}
+    return Call("GET", _job(job_id, "logs"), lambda response: response.text, params=params)
+
+
+def metrics(job_id: str, names: Sequence[str] | None, max_points: int | None) -> Call[MetricsView]:
+    params = {"names": ",".join(names) if names else None, "max_points": max_points}
+    return Call("GET", _job(job_id, "metrics"), model(MetricsView), params=params)
+
+
+def cancel(job_id: str) -> Call[JobView]:
+    return Call("POST", _job(job_id, "cancel"), model(JobView))
+
+
+def retry(job_id: str, start: Literal["checkpoint", "scratch"]) -> Call[JobView]:
+    # not repeatable: each retry is a new job
+    return Call("POST", _job(job_id, "retry"), model(JobView), json={"from": start}, repeatable=False)
+
+
+def upload(name: str, file_name: str, source: IO[bytes]) -> Call[DatasetView]:
+    files = {"file": (file_name, source, "application/octet-stream")}
+    # the stream can be read once, and a large file takes as long as it takes
+    return Call(
+        "POST",
+        "/datasets",
+        model(DatasetView),
+        params={"name": name},
+        files=files,
+        repeatable=False,
+        timeout=3600.0,
+    )
+
+
+def datasets(limit: int | None, after: str | None) -> Call[DatasetList]:
+    return Call("GET", "/datasets", model(DatasetList), params={"limit": limit, "after": after})
+
+
+def dataset(dataset_id: str) -> Call[DatasetView]:
+    return Call("GET", f"/datasets/{_part(dataset_id)}", model(DatasetView))
+
+
+def delete_dataset(dataset_id: str) -> Call[None]:
+    return Call("DELETE", f"/datasets/{_part(dataset_id)}", nothing)
+
+
+def models(limit: int | None, after: str | None) -> Call[ModelList]:
+    return Call("GET", "/models", model(ModelList), params={"limit": limit, "after": after})
+
+
+def one_model(name: str) -> Call[ModelView]:
+    return Call("GET", f"/models/{_model(name)}", model(ModelView))
+
+
+def versions(name: str, limit: int | None, after: int | None) -> Call[VersionList]:
+    params = {"limit": limit, "after": after}
+    return Call("GET", f"/models/{_model(name)}/versions", model(VersionList), params=params)
+
+
+def version(name: str, number: int) -> Call[VersionView]:
+    return Call("GET", f"/models/{_model(name)}/versions/{number:d}", model(VersionView))
+
+
+def set_label(name: str, label: str, number: int) -> Call[ModelView]:
+    path = f"/models/{_model(name)}/labels/{checked_name(label, field='label')}"
+    return Call("PUT", path, model(ModelView), json={"version": number})
+
+
+def predict(body: Mapping[str, Any]) -> Call[PredictResponse]:
+    return Call(
+        "POST", "/predict", model(PredictResponse), json=_numbers(dict(body)), timeout=PREDICT_SECONDS
+    )
+
+
+def predict_images(
+    name: str, images: Sequence[Image], *, version: int | None, label: str | None
+) -> Call[PredictResponse]:
+    fields = {"model": name, "version": None if version is None else str(version), "label": label}
+    return Call(
+        "POST",
+        "/predict",
+        model(PredictResponse),
+        data={key: value for key, value in fields.items() if value is not None},
+        files=[("image", _image(number, image)) for number, image in enumerate(images)],
+        timeout=PREDICT_SECONDS,
+    )
+
+
+def workers() -> Call[WorkerList]:
+    return Call("GET", "/workers", model(WorkerList))
+
+
+def health() -> Call[Health]:
+    return Call("GET", "/healthz", model(Health))
+
+
+def readiness() -> Call[Health]:
+    """A 503 here is an answer, not an error: it says which part is missing."""
+    return Call("GET", "/readyz", model(Health), repeatable=False, checked=False)
+
+
+def _plain(spec: JobSpec | Mapping[str, Any]) -> Any:
+    return spec.model_dump(mode="json") if isinstance(spec, BaseModel) else dict(spec)
+
+
+def _numbers(value: Any) -> Any:
+    """NumPy arrays and scalars as plain JSON data, without importing NumPy; bytes as TensorFlow Serving's b64."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_numbers(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _image(number: int, image: Image) -> tuple[str, bytes, str]:
+    if isinstance(image, bytes):
+        return f"image-{number}", image, "application/octet-stream"
+    path = Path(image)
+    return path.name, path.read_bytes(), "application/octet-stream"
+
+
+def _part(value: str) -> str:
+    return quote(value, safe="")
+
+
+def _job(job_id: str, *rest: str) -> str:
+    return "/".join(("/jobs", _part(job_id), *rest))
+
+
+def _model(name: str) -> str:
+    return checked_name(name, field="model")

@@ -1,0 +1,212 @@
+"""The client for ordinary code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from modelyard.client import routes
+from modelyard.client.call import Call, check, unreachable
+from modelyard.client.events import READ_SECONDS
+from modelyard.client.job import Job
+from modelyard.client.settings import default_url
+from shared.specs import JobSpec
+from shared.views import (
+    DatasetList,
+    DatasetView,
+    Health,
+    JobList,
+    ModelList,
+    ModelView,
+    PlanView,
+    PredictResponse,
+    VersionList,
+    VersionView,
+    WorkerList,
+)
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to one Modelyard. Thread-safe; close it, or use it in a ``with`` block.
+
+    Args:
+        url: the server's address; default: MODELYARD_URL, else http://127.0.0.1:8000.
+        timeout: seconds for one answer; predictions and uploads have longer ones of their own.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url or default_url()
+        self._timeout = timeout
+        self._http = httpx.Client(base_url=self.url, transport=transport)
+        self.jobs = Jobs(self)
+        self.models = Models(self)
+        self.datasets = Datasets(self)
+
+    def predict(
+        self,
+        model: str,
+        *,
+        instances: Any = None,
+        inputs: Any = None,
+        images: Sequence[routes.Image] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature_name: str | None = None,
+    ) -> PredictResponse:
+        """Ask a served model. Give one of ``instances`` (a list or array of rows), ``inputs`` (by column) or
+        ``images`` (files, or their bytes).
+        """
+        if images is not None:
+            return self.send(routes.predict_images(model, images, version=version, label=label))
+        return self.send(
+            routes.predict(
+                {
+                    "model": model,
+                    "version": version,
+                    "label": label,
+                    "signature_name": signature_name,
+                    "instances": instances,
+                    "inputs": inputs,
+                }
+            )
+        )
+
+    def workers(self) -> WorkerList:
+        """Workers that were heard of, with devices and versions."""
+        return self.send(routes.workers())
+
+    def health(self) -> Health:
+        """Is the API there?"""
+        return self.send(routes.health())
+
+    def ready(self) -> Health:
+        """Can it do its work? ``checks`` says which part can't."""
+        return self.send(routes.readiness())
+
+    def send(self, call: Call[T]) -> T:
+        """Send one call, again where that is safe.
+
+        Raises:
+            ApiError: the server refused.
+            Unreachable: no answer.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            request = self._http.build_request(call.method, call.path, **call.arguments(self._timeout))
+            failure: httpx.Response | httpx.TransportError
+            try:
+                failure = response = self._http.send(request)
+            except httpx.TransportError as error:
+                failure = error
+            pause = call.pause_before_retry(tries, failure)
+            if pause is None:
+                if isinstance(failure, httpx.TransportError):
+                    raise unreachable(self.url, failure) from None
+                return call.read(check(response) if call.checked else response)
+            time.sleep(pause)
+
+    @contextlib.contextmanager
+    def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
+        """An answer that is read while it arrives. Sent once."""
+        arguments = call.arguments(self._timeout)
+        arguments["timeout"] = httpx.Timeout(READ_SECONDS, connect=5.0)
+        with self._http.stream(call.method, call.path, **arguments) as response:
+            if response.status_code >= 400:
+                response.read()
+            yield check(response)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Jobs:
+    """``client.jobs``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def submit(self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Store a job and have it run. A lost answer is asked for again without making a second job."""
+        return Job(self._client, self._client.send(routes.submit(spec, idempotency_key)))
+
+    def plan(self, spec: JobSpec | Mapping[str, Any]) -> PlanView:
+        """The job as it would run; nothing is stored."""
+        return self._client.send(routes.plan(spec))
+
+    def get(self, job_id: str) -> Job:
+        return Job(self._client, self._client.send(routes.job(job_id)))
+
+    def list(self, **filters: Any) -> JobList:
+        """One page; filters: state, kind, model, label ("key=value"), limit, after."""
+        return self._client.send(routes.jobs(**filters))
+
+
+class Models:
+    """``client.models``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> ModelList:
+        return self._client.send(routes.models(limit, after))
+
+    def get(self, name: str) -> ModelView:
+        return self._client.send(routes.one_model(name))
+
+    def versions(self, name: str, *, limit: int | None = None, after: int | None = None) -> VersionList:
+        return self._client.send(routes.versions(name, limit, after))
+
+    def version(self, name: str, number: int) -> VersionView:
+        return self._client.send(routes.version(name, number))
+
+    def set_label(self, name: str, label: str, version: int) -> ModelView:
+        """Have ``label`` name a version."""
+        return self._client.send(routes.set_label(name, label, version))
+
+
+class Datasets:
+    """``client.datasets``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def upload(self, path: str | os.PathLike[str], *, name: str | None = None) -> DatasetView:
+        """Send a csv or npz file, read in pieces; name: default the file's own."""
+        file = Path(path)
+        with file.open("rb") as source:
+            return self._client.send(routes.upload(name or file.stem, file.name, source))
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> DatasetList:
+        return self._client.send(routes.datasets(limit, after))
+
+    def get(self, dataset_id: str) -> DatasetView:
+        return self._client.send(routes.dataset(dataset_id))
+
+    def delete(self, dataset_id: str) -> None:
+        self._client.send(routes.delete_dataset(dataset_id))
