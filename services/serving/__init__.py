@@ -6,6 +6,7 @@
                   |-------> rest             HTTP <-> dataplane: URLs, status codes, headers
                   |           `-> dataplane  predict, status, metadata; knows no HTTP
                   |                 |-> json_reader, decode, encode   JSON <-> arrays
+                  |                 |-> examples, scoring             tf.Example requests
                   |                 `-> manager                       versions, handles, labels
                   |                       |-> policy                  which action comes next; pure
                   |                       |-> loader                  the only module with TensorFlow

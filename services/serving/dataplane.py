@@ -1,17 +1,19 @@
-"""What the server does for a request, whatever the transport: predict, status, metadata, model list."""
+"""What the server does for a request, whatever the transport: predict, classify, regress, status, metadata, list."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.serving import scoring
 from services.serving.decode import decode_predict, require_object, signature_name
 from services.serving.encode import encode_predict
 from services.serving.errors import invalid_argument
+from services.serving.examples import decode_examples
 from services.serving.json_reader import read_json
 from services.serving.manager import ModelManager
-from services.serving.signature import DEFAULT_SIGNATURE, Servable, Signature
+from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,28 @@ class Dataplane:
             inputs = decode_predict(document, signature, asked)
             outputs = harness.servable.run(signature, inputs.arrays)
         return Answer(encode_predict(outputs, inputs.format), harness.version)
+
+    def classify(self, target: Target, body: bytes) -> Answer:
+        """Run one classify request. Here the whole body is read before the model is looked up.
+
+        Raises:
+            ServingError: with the code and text for the caller.
+        """
+        return self._score(target, body, scoring.classify)
+
+    def regress(self, target: Target, body: bytes) -> Answer:
+        """Run one regress request. See ``classify``."""
+        return self._score(target, body, scoring.regress)
+
+    def _score(
+        self, target: Target, body: bytes, score: Callable[[Servable, Signature, Array], bytes]
+    ) -> Answer:
+        document = require_object(read_json(body))
+        name = signature_name(document) or DEFAULT_SIGNATURE
+        examples = decode_examples(document)
+        with self._manager.acquire(target.model, target.version, target.label) as harness:
+            signature = scoring.find_signature(harness.servable.signatures, name)
+            return Answer(score(harness.servable, signature, examples), harness.version)
 
     def status(self, target: Target) -> dict[str, Any]:
         """All versions, or the asked one. A label is ignored, as in TensorFlow Serving.

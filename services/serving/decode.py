@@ -161,10 +161,11 @@ def _columns(value: Any, inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
 
 def _is_named(value: Any) -> bool:
     """An object of named inputs, as opposed to a lone ``{"b64": ...}``, which is a value."""
-    return isinstance(value, dict) and not _is_base64(value)
+    return isinstance(value, dict) and not is_base64(value)
 
 
-def _is_base64(value: dict[str, Any]) -> bool:
+def is_base64(value: dict[str, Any]) -> bool:
+    """Whether an object is a bytes value: ``b64`` and nothing else, holding text."""
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
@@ -201,15 +202,20 @@ def _strings(flat: list[Any], shape: list[int]) -> Array | None:
     try:
         for index, leaf in enumerate(flat):
             decoded[index] = (
-                leaf.encode("utf-8", "surrogateescape") if type(leaf) is str else _from_base64(leaf)
+                leaf.encode("utf-8", "surrogateescape") if type(leaf) is str else from_base64(leaf)
             )
     except ServingError:
         return None
     return decoded.reshape(shape)
 
 
-def _from_base64(value: Any) -> bytes:
-    if not _is_base64(value):
+def from_base64(value: Any) -> bytes:
+    """The bytes of ``{"b64": "<standard base64>"}``.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for another form, or another alphabet.
+    """
+    if not is_base64(value):
         raise invalid_argument(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     # White space is allowed and padding may be missing, as in absl's decoder.
     text = "".join(value["b64"].split()).rstrip("=")
@@ -313,7 +319,7 @@ def _check_leaf(leaf: Any, dtype: str) -> None:
     allowed = _LEAVES.get(dtype)
     if isinstance(leaf, dict):
         if dtype == "string":
-            _from_base64(leaf)
+            from_base64(leaf)
             return
     elif allowed is None:
         raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {echo(leaf)} to type: {dtype}")

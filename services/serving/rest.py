@@ -127,12 +127,9 @@ class RestApp:
         return orjson.dumps(found, option=orjson.OPT_INDENT_2)
 
     async def _in_pool(self, route: Route, body: bytes) -> Answer:
-        if route.verb != "predict":
-            raise ServingError(
-                Code.UNIMPLEMENTED, f"{route.verb} is not implemented by this server; use predict"
-            )
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._dataplane.predict, route.target, body)
+        plane = self._dataplane
+        call = {"predict": plane.predict, "classify": plane.classify, "regress": plane.regress}[route.verb]
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, route.target, body)
 
     def close(self) -> None:
         """Wait for the predictions that run."""

@@ -168,3 +168,39 @@ def test_expect_continue_and_chunked_bodies(server: Server) -> None:
 
     response = server.client.post("/v1/models/half_plus_two:predict", content=parts())
     assert response.json() == {"predictions": [2.5]}
+
+
+def test_classify(server: Server) -> None:
+    body = {"signature_name": "classify", "examples": [{"x": 0.25}, {"x": 1.0}]}
+    response = server.client.post("/v1/models/examples:classify", json=body)
+    assert response.json() == {"results": [[["low", 0.75], ["high", 0.25]], [["low", 0.0], ["high", 1.0]]]}
+    assert response.headers["x-model-version"] == "1"
+
+
+def test_regress_with_a_context_that_the_example_overrides(server: Server) -> None:
+    body = {"signature_name": "regress", "context": {"x": 1.0}, "examples": [{}, {"x": 3.0}]}
+    assert server.client.post("/v1/models/examples:regress", json=body).json() == {"results": [2.0, 6.0]}
+
+
+def test_lists_and_texts_in_examples(server: Server) -> None:
+    body = {"signature_name": "words", "examples": [{"n": [2, -3], "word": "é"}, {"word": {"b64": "AA=="}}]}
+    assert server.client.post("/v1/models/examples:regress", json=body).json() == {"results": [-1.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "part"),
+    [
+        ({"signature_name": "regress", "examples": [{"x": 2}]}, 400, "Data types don't match"),
+        (
+            {"signature_name": "nothing", "examples": [{"x": 2.0}]},
+            400,
+            "No signature was found with the name",
+        ),
+        ({"signature_name": "regress"}, 400, "key 'examples' is expected and was not found"),
+    ],
+)
+def test_regress_errors(server: Server, body: Any, status: int, part: str) -> None:
+    response = server.client.post("/v1/models/examples:regress", json=body)
+    assert response.status_code == status
+    assert part in response.json()["error"]
+    assert server.client.post("/v1/models/nobody:regress", json={"examples": [{}]}).status_code == 404

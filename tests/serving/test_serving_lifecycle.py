@@ -205,7 +205,9 @@ def test_an_idle_server_stops_at_once(start_server: StartServer, tmp_path: Path)
 
 
 def test_starting_needs_no_tensorflow(tmp_path: Path) -> None:
-    code = "import sys, services.serving.server; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    code = (
+        "import sys, services.serving.server; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -220,4 +222,6 @@ def test_what_is_not_done_ends_with_code_2(flag: str, tmp_path: Path) -> None:
         text=True,
     )
     assert ended.returncode == 2
-    assert flag.split("=", maxsplit=1)[0].lstrip("-") in ended.stderr or "/nowhere/models.config" in ended.stderr
+    assert (
+        flag.split("=", maxsplit=1)[0].lstrip("-") in ended.stderr or "/nowhere/models.config" in ended.stderr
+    )

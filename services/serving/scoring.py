@@ -1,0 +1,120 @@
+"""Classify and regress: which signatures can, and what their outputs mean.
+
+TensorFlow Serving does not check the signature's ``method_name`` by default (TensorFlow 2 exports all say
+"predict"), so neither is it checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from services.serving.encode import format_floats, quote
+from services.serving.errors import ServingError, invalid_argument
+from services.serving.signature import Array, Servable, Signature
+
+_INPUTS = "inputs"
+
+
+def classify(servable: Servable, signature: Signature, examples: Array) -> bytes:
+    """Per example a list of ``[label, score]`` pairs; label "" and score 0.0 where the signature has none.
+
+    ``examples``: serialized tf.Example, shape [n], dtype object.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for a signature or outputs of another form; the graph's own errors.
+    """
+    _require_input(signature, "classification", most_outputs=2)
+    if not signature.outputs.keys() & {"classes", "scores"}:
+        raise invalid_argument(
+            'Expected classification signature outputs to contain at least one of "classes" or "scores".'
+            f" Signature was: {signature.name}"
+        )
+    outputs = servable.run(signature, {_INPUTS: examples})
+    classes, scores = outputs.get("classes"), outputs.get("scores")
+    for name, array, dtype in (("classes", classes, "string"), ("scores", scores, "float")):
+        if array is not None:
+            _check_output(name, array, dtype, len(examples))
+    if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
+        raise invalid_argument(
+            "Tensors class and score should match in dim_size(1). Got "
+            f"{classes.shape[1]} vs. {scores.shape[1]}"
+        )
+    shape = classes.shape if classes is not None else scores.shape if scores is not None else (0, 0)
+    labels = ['""'] * (shape[0] * shape[1])
+    if classes is not None:
+        labels = [quote(label.decode("utf-8", "surrogateescape")) for label in classes.ravel().tolist()]
+    numbers = np.zeros(shape, np.float32) if scores is None else scores
+    pairs = [
+        f"[{label}, {score}]"
+        for label, score in zip(labels, format_floats(numbers.ravel(), "%.9g"), strict=True)
+    ]
+    rows = (f"[{', '.join(pairs[at : at + shape[1]])}]" for at in range(0, len(pairs), shape[1] or 1))
+    # No class at all is still one (empty) list per example.
+    return _results(list(rows) if shape[1] else ["[]"] * shape[0])
+
+
+def regress(servable: Servable, signature: Signature, examples: Array) -> bytes:
+    """One number per example. See ``classify`` for arguments and errors."""
+    _require_input(signature, "regression", most_outputs=1)
+    if "outputs" not in signature.outputs:
+        raise invalid_argument(f"No regression outputs found in SignatureDef: {signature.name}")
+    values = servable.run(signature, {_INPUTS: examples})["outputs"]
+    if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
+        raise invalid_argument(
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
+            f"{_shape(values)}"
+        )
+    if values.shape[0] != len(examples):
+        raise invalid_argument(
+            f"Input batch size did not match output batch size: {len(examples)} vs. {values.shape[0]}"
+        )
+    if values.dtype != np.float32:
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype.name}")
+    return _results(format_floats(values.ravel(), "%.9g"))
+
+
+def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
+    """The signature, with the error text that classify and regress have for an unknown one."""
+    signature = signatures.get(name)
+    if signature is None:
+        raise invalid_argument(f"No signature was found with the name: {name}")
+    return signature
+
+
+def _require_input(signature: Signature, kind: str, *, most_outputs: int) -> None:
+    if len(signature.inputs) != 1:
+        raise invalid_argument("Expected one input Tensor.")
+    if not 1 <= len(signature.outputs) <= most_outputs:
+        raise invalid_argument(
+            "Expected one output Tensor."
+            if most_outputs == 1
+            else f"Expected one or two output Tensors, found {len(signature.outputs)}"
+        )
+    if _INPUTS not in signature.inputs:
+        raise invalid_argument(f"No {kind} inputs found in SignatureDef: {signature.name}")
+    dtype = signature.inputs[_INPUTS].dtype
+    if dtype != "string":
+        raise invalid_argument(f"Expects arg[0] to be {dtype} but string is provided")
+
+
+def _check_output(name: str, array: Array, dtype: str, examples: int) -> None:
+    error: ServingError | None = None
+    if array.ndim != 2:
+        error = invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
+    elif (array.dtype != np.float32) if dtype == "float" else (array.dtype.kind not in "OS"):
+        error = invalid_argument(f"Expected {name} Tensor of DT_{dtype.upper()}. Got: {array.dtype.name}")
+    elif array.shape[0] != examples:
+        error = invalid_argument(f"Expected {name} output batch size of {examples}. Got: {array.shape[0]}")
+    if error is not None:
+        raise error
+
+
+def _shape(array: Array) -> str:
+    return f"[{','.join(map(str, array.shape))}]"
+
+
+def _results(items: list[str]) -> bytes:
+    text = f'{{\n    "results": [{", ".join(items)}]\n}}'
+    return text.encode("utf-8", "surrogateescape")
