@@ -50,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=VERSION,
         openapi_tags=_TAGS,
         redoc_url=None,
+        redirect_slashes=False,  # an absolute Location would be wrong behind a proxy
         lifespan=lifespan,
     )
     app.add_middleware(

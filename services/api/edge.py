@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -92,6 +93,7 @@ class _Body:
         self._limit = limit
         self._setting = setting
         self._seen = 0
+        self._complete = False
         self.refused = False
 
     def check_declared(self, scope: Scope) -> None:
@@ -108,20 +110,18 @@ class _Body:
         message = await self._receive()
         if message["type"] == "http.request":
             self._seen += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
             if self._seen > self._limit:
                 raise self._too_large()
         return message
 
     async def drain(self) -> None:
         """Read on for a moment, keeping nothing."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while True:
+                while not self._complete:
                     message = await self._receive()
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                        return
-        except TimeoutError:
-            return
+                    self._complete = not message.get("more_body", False)  # also when the client is gone
 
     def _too_large(self) -> TooLarge:
         self.refused = True

@@ -63,25 +63,25 @@ def real_path(location: Location, data: Any) -> list[int | str]:
         # query, path and header parameters: the first element says which of these
         return path[1:] if path and path[0] in ("query", "path", "header", "cookie", "body") else path
     found = _walk(path, data)
-    return path if found is None else found
+    return path if found is None else found[1]
 
 
-def _walk(path: list[int | str], data: Any) -> list[int | str] | None:
+def _walk(path: list[int | str], data: Any) -> tuple[bool, list[int | str]] | None:
+    """(whether the place is there, the path without tags), or None when ``path`` does not fit ``data``."""
     if not path:
-        return []
+        return True, []
     head, rest = path[0], path[1:]
+    readings: list[tuple[bool, list[int | str]]] = []
     if isinstance(data, dict):
-        if head in data:
-            deeper = _walk(rest, data[head])
-            if deeper is not None:
-                return [head, *deeper]
-        if not rest:
-            return [head]  # a missing key
+        if head in data and (deeper := _walk(rest, data[head])) is not None:
+            readings.append((deeper[0], [head, *deeper[1]]))
+        elif head not in data and not rest:
+            readings.append((False, [head]))  # a key that is missing
     elif isinstance(data, list):
-        if isinstance(head, int) and head < len(data):
-            deeper = _walk(rest, data[head])
-            if deeper is not None:
-                return [head, *deeper]
-    elif not rest and head == "[key]":
-        return []
-    return _walk(rest, data) if rest and isinstance(head, str) else None
+        if isinstance(head, int) and head < len(data) and (deeper := _walk(rest, data[head])) is not None:
+            readings.append((deeper[0], [head, *deeper[1]]))
+    elif head == "[key]" and not rest:
+        readings.append((True, []))  # the error is about the key itself
+    if rest and isinstance(head, str) and (skipped := _walk(rest, data)) is not None:
+        readings.append(skipped)
+    return max(readings, key=lambda reading: reading[0], default=None)

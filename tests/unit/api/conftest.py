@@ -1,0 +1,54 @@
+"""The application in this process, on a store of its own, with a broker and a model server that are down."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+with warnings.catch_warnings():
+    # starlette's client warns of httpx once, when it is first imported
+    warnings.simplefilter("ignore")
+    from fastapi.testclient import TestClient
+
+from services.api.app import create_app
+from services.api.resources import Resources
+from shared.settings import Settings
+from shared.store import Store, migrate
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    settings = Settings(
+        home=tmp_path / "home",
+        broker_url="redis://127.0.0.1:1/0",
+        serving_url="http://127.0.0.1:1",
+        allowed_paths=str(allowed),
+        sweep_seconds=60,
+        max_body_mb=1,
+        max_upload_mb=1,
+    )
+    migrate(settings.store_url)
+    return settings
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def resources(client: TestClient) -> Resources:
+    """What the application behind ``client`` holds."""
+    found: Resources = client.app.state.resources  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.fixture
+def store(resources: Resources) -> Store:
+    return resources.store
