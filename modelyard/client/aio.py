@@ -191,6 +191,14 @@ class AsyncModels:
         """Have ``label`` name a version."""
         return await self._client.send(routes.set_label(name, label, version))
 
+    async def delete_label(self, name: str, label: str) -> None:
+        """Remove a label; the version it named stays."""
+        await self._client.send(routes.delete_label(name, label))
+
+    async def delete_version(self, name: str, version: int) -> None:
+        """Remove a version and its files; refused while a label names it."""
+        await self._client.send(routes.delete_version(name, version))
+
 
 class AsyncDatasets:
     """``client.datasets``."""

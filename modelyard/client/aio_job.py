@@ -46,9 +46,9 @@ class AsyncJob:
 
     async def wait(  # the twin of Job.wait; asyncio.timeout would not say how the job stands
         self,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
         *,
-        check: bool = True,  # noqa: ASYNC109
+        check: bool = True,
     ) -> AsyncJob:
         """Wait until it is over.
 
@@ -96,9 +96,9 @@ class AsyncJob:
                 yield Event.model_validate(item.model_dump())
             more = page.has_more
 
-    async def logs(self, *, offset: int = 0) -> str:
-        """Its log so far, from byte ``offset``."""
-        return await self._client.send(routes.logs(self.id, offset, False))
+    async def logs(self, *, offset: int = 0, tail: int | None = None) -> str:
+        """Its log so far, from byte ``offset``, or only its last ``tail`` lines."""
+        return await self._client.send(routes.logs(self.id, offset=offset, tail=tail))
 
     async def follow_logs(self, *, offset: int = 0) -> AsyncIterator[str]:
         """Its log as it grows, until it ends, in pieces of any length."""
@@ -107,7 +107,7 @@ class AsyncJob:
         while True:
             failure: Exception | None = None
             try:
-                async with self._client.stream(routes.logs(self.id, offset, True)) as response:
+                async with self._client.stream(routes.logs(self.id, offset=offset, follow=True)) as response:
                     async for chunk in response.aiter_bytes():
                         offset += len(chunk)
                         position.fruitless = 0

@@ -91,9 +91,9 @@ class Job:
                 yield Event.model_validate(item.model_dump())
             more = page.has_more
 
-    def logs(self, *, offset: int = 0) -> str:
-        """Its log so far, from byte ``offset``."""
-        return self._client.send(routes.logs(self.id, offset, False))
+    def logs(self, *, offset: int = 0, tail: int | None = None) -> str:
+        """Its log so far, from byte ``offset``, or only its last ``tail`` lines."""
+        return self._client.send(routes.logs(self.id, offset=offset, tail=tail))
 
     def follow_logs(self, *, offset: int = 0) -> Iterator[str]:
         """Its log as it grows, until it ends, in pieces of any length."""
@@ -102,7 +102,7 @@ class Job:
         while True:
             failure: Exception | None = None
             try:
-                with self._client.stream(routes.logs(self.id, offset, True)) as response:
+                with self._client.stream(routes.logs(self.id, offset=offset, follow=True)) as response:
                     for chunk in response.iter_bytes():
                         offset += len(chunk)
                         position.fruitless = 0

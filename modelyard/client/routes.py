@@ -62,8 +62,8 @@ def event_stream(job_id: str, after: int) -> Call[None]:
     return Call("GET", _job(job_id, "events"), nothing, headers=headers)
 
 
-def logs(job_id: str, offset: int, follow: bool) -> Call[str]:
-    params = {"offset": offset, "follow": "true" if follow else None}
+def logs(job_id: str, *, offset: int = 0, tail: int | None = None, follow: bool = False) -> Call[str]:
+    params = {"offset": offset, "tail": tail, "follow": "true" if follow else None}
     return Call("GET", _job(job_id, "logs"), lambda response: response.text, params=params)
 
 
@@ -77,8 +77,14 @@ def cancel(job_id: str) -> Call[JobView]:
 
 
 def retry(job_id: str, start: Literal["checkpoint", "scratch"]) -> Call[JobView]:
-    # not repeatable: each retry is a new job
-    return Call("POST", _job(job_id, "retry"), model(JobView), json={"from": start}, repeatable=False)
+    """Each retry is a new job, so it carries a key as ``submit`` does."""
+    return Call(
+        "POST",
+        _job(job_id, "retry"),
+        model(JobView),
+        json={"from": start},
+        headers={"Idempotency-Key": uuid.uuid4().hex},
+    )
 
 
 def upload(name: str, file_name: str, source: IO[bytes]) -> Call[DatasetView]:
@@ -127,6 +133,14 @@ def version(name: str, number: int) -> Call[VersionView]:
 def set_label(name: str, label: str, number: int) -> Call[ModelView]:
     path = f"/models/{_model(name)}/labels/{checked_name(label, field='label')}"
     return Call("PUT", path, model(ModelView), json={"version": number})
+
+
+def delete_label(name: str, label: str) -> Call[None]:
+    return Call("DELETE", f"/models/{_model(name)}/labels/{checked_name(label, field='label')}", nothing)
+
+
+def delete_version(name: str, number: int) -> Call[None]:
+    return Call("DELETE", f"/models/{_model(name)}/versions/{number:d}", nothing)
 
 
 def predict(body: Mapping[str, Any]) -> Call[PredictResponse]:

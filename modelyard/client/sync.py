@@ -189,6 +189,14 @@ class Models:
         """Have ``label`` name a version."""
         return self._client.send(routes.set_label(name, label, version))
 
+    def delete_label(self, name: str, label: str) -> None:
+        """Remove a label; the version it named stays."""
+        self._client.send(routes.delete_label(name, label))
+
+    def delete_version(self, name: str, version: int) -> None:
+        """Remove a version and its files; refused while a label names it."""
+        self._client.send(routes.delete_version(name, version))
+
 
 class Datasets:
     """``client.datasets``."""

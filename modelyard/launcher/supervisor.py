@@ -6,6 +6,7 @@ to the thread that made it.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -176,7 +177,11 @@ class Supervisor:
                 continue
             began = time.monotonic()
             code = self._stop(watched.child, part.grace)
-            how = f"stopped ({time.monotonic() - began:.1f} s)" if code == 0 else describe_end(code)
+            how = (
+                f"stopped ({time.monotonic() - began:.1f} s)"
+                if code in (0, -signal.SIGTERM)
+                else describe_end(code)
+            )
             self._journal.note(part.name, how)
             watched.child = None
 

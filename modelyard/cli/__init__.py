@@ -1,0 +1,5 @@
+"""The command line. ``app`` gathers the commands; each module holds those of one subject."""
+
+from modelyard.cli.app import main
+
+__all__ = ["main"]
