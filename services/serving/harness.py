@@ -27,7 +27,6 @@ class Harness:
         self.path = path
         self.state = State.START
         self.wanted = True
-        self.retired = False  # ended, and unwanted since: if it is wanted again it starts anew
         self.error: ServingError | None = None
         self.attempts = 0
         self.next_attempt: float | None = None  # monotonic seconds; None while an attempt runs or none is due
@@ -37,6 +36,11 @@ class Harness:
         self._closing = False
         self._on_idle: Callable[[], None] | None = None
         self._count = threading.Lock()
+
+    @property
+    def retired(self) -> bool:
+        """Ended, and not wanted since: if the version is wanted again, it starts anew."""
+        return self.state is State.END and not self.wanted
 
     def open(self, servable: Servable) -> None:
         """From now on requests may use it."""

@@ -73,12 +73,12 @@ class ModelManager:
         self._thread.start()
 
     def stop(self) -> None:
-        """Start no more loads, and wait for the running ones. Loaded versions stay in memory."""
+        """Start no more loads. Running ones are not waited for, and loaded versions stay in memory."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # What should be there ------------------------------------------------------------------------
 
@@ -228,7 +228,6 @@ class ModelManager:
             harness.next_attempt = None
             self._move(harness, State.END)
         if harness.state is State.END:
-            harness.retired = True
             harness.tried = ()
 
     def _drop_old(self, harnesses: dict[int, Harness]) -> None:

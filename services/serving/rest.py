@@ -91,9 +91,7 @@ class RestApp:
         waiting = [name for name, done in settled.items() if not done]
         return (200 if ready else 503), {"ready": ready, "loading": waiting}
 
-    async def _v1(
-        self, method: str, path: str, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send
-    ) -> None:
+    async def _v1(self, method: str, path: str, headers: Headers, receive: Receive, send: Send) -> None:
         if method == "OPTIONS":
             origin = next((value for name, value in headers if name == b"origin"), b"")
             allowed = origin.startswith((b"http://", b"https://"))
@@ -103,8 +101,7 @@ class RestApp:
         try:
             route = parse_route(method, path)
             if route.verb in ("predict", "classify", "regress"):
-                body = _inflate(await _read(receive), headers)
-                answer = await self._in_pool(route, body)
+                answer = await self._in_pool(route, await _read(receive), headers)
                 own.append((b"x-model-version", b"%d" % answer.version))
                 await _respond(send, 200, answer.body, own)
             else:
@@ -126,14 +123,18 @@ class RestApp:
             found = self._dataplane.status(route.target)
         return orjson.dumps(found, option=orjson.OPT_INDENT_2)
 
-    async def _in_pool(self, route: Route, body: bytes) -> Answer:
+    async def _in_pool(self, route: Route, body: bytes, headers: Headers) -> Answer:
         plane = self._dataplane
         call = {"predict": plane.predict, "classify": plane.classify, "regress": plane.regress}[route.verb]
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, route.target, body)
+
+        def answer() -> Answer:
+            return call(route.target, _inflate(body, headers))
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
 
     def close(self) -> None:
-        """Wait for the predictions that run."""
-        self._pool.shutdown(wait=True)
+        """Start no more predictions; those that run are not waited for (the HTTP server has done that)."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 _JSON = (b"content-type", b"application/json")
@@ -154,7 +155,7 @@ async def _read(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _inflate(body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+def _inflate(body: bytes, headers: Headers) -> bytes:
     """The body without its gzip coding. A broken or oversized one is an empty body, as in TensorFlow Serving."""
     if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
         return body

@@ -84,6 +84,8 @@ def _serve(app: RestApp, listener: socket.socket, options: Options) -> None:
         ws="none",
         server_header=False,
         proxy_headers=False,
+        # uvicorn's 5 s is also httpx's: a client would now and then reuse a connection that is just being closed.
+        timeout_keep_alive=120,
         timeout_graceful_shutdown=max(1, options.timeout_ms // 1000) if options.timeout_ms else None,
     )
     uvicorn.Server(config).run(sockets=[listener])

@@ -127,7 +127,7 @@ def test_a_call_over_the_limit_is_a_timeout_and_health_is_answered_meanwhile(ser
             time.sleep(0.05)
     assert answers[0].status_code == 504
     assert len(times) > 5
-    assert max(times) < 0.5
+    assert max(times) < 1.0  # the slow call would have held it for 1.2 s
 
 
 def test_status_of_a_version_that_failed(server: Server) -> None:

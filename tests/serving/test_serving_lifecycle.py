@@ -204,6 +204,15 @@ def test_an_idle_server_stops_at_once(start_server: StartServer, tmp_path: Path)
         assert server.process.wait(5) == 0
 
 
+def test_a_stop_does_not_wait_for_a_load(start_server: StartServer, publish: Publish, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    publish("half_plus_two", tmp_path / "m" / "1")
+    with start_server(f"--models_dir={tmp_path}") as server:
+        server.wait_for("m", 1, "LOADING")
+        server.process.terminate()
+        assert server.process.wait(3) == 0
+
+
 def test_starting_needs_no_tensorflow(tmp_path: Path) -> None:
     code = (
         "import sys, services.serving.server; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"

@@ -181,6 +181,19 @@ def test_a_version_that_returns_is_loaded_anew(
     assert loader.attempts == ["/m/1", "/m/1"]
 
 
+def test_a_version_that_returns_while_it_is_leaving_is_loaded_anew_afterwards(
+    manager: ModelManager, loader: FakeLoader, eventually: Eventually
+) -> None:
+    manager.want("m", {1: "/m/1"})
+    eventually(lambda: latest(manager) == 1)
+    with manager.acquire("m"):
+        manager.want("m", {})
+        eventually(lambda: states(manager) == {1: State.UNLOADING})
+        manager.want("m", {1: "/m/1"})
+    eventually(lambda: latest(manager) == 1)
+    assert len(loader.attempts) == 2
+
+
 def test_a_forgotten_model_is_unloaded_and_its_status_stays(
     manager: ModelManager, loader: FakeLoader, eventually: Eventually
 ) -> None:
