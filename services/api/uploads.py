@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ WRITE_BYTES = MIB
 # Reading a large csv takes seconds of pure Python; in a process of its own it does not slow down other requests.
 READ_APART_BYTES = 4 * MIB
 LONGEST_NAME = 200
+LEFTOVER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,11 @@ class Uploads:
         shutil.rmtree((self._folder / dataset.path).parent, ignore_errors=True)
 
     def sweep_leftovers(self) -> None:
-        """Remove temporary files of uploads that a stopped process left. Call it once, at the start."""
+        """Remove temporary files that a killed process left; one that is being written has a young date."""
         for path in self._folder.glob(".upload-*"):
             with contextlib.suppress(OSError):
-                path.unlink()
+                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
 
     def _known(self, received: Received) -> Dataset | None:
         for kind in ("csv", "npz"):

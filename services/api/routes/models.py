@@ -119,6 +119,7 @@ def delete_version(model: ModelName, version: VersionNumber, resources: Resource
     """Refused while a label points at it. Its number is never used again."""
     resources.store.models.delete_version(model, version)
     resources.repo.remove(model, version)
+    resources.model_server.forget()
     return Response(status_code=204)
 
 
@@ -147,6 +148,7 @@ def set_label(model: ModelName, label: LabelName, raw: RawBody, resources: Resou
             hint=f"GET /models/{model}/versions shows the state of each version.",
         )
     resources.store.models.set_label(model, label, version)
+    resources.model_server.forget()
     return _model_answer(resources, model)
 
 
@@ -162,4 +164,5 @@ def delete_label(model: ModelName, label: LabelName, resources: ResourcesDep) ->
     checked_name(label, field="label")
     resources.store.models.get(model)
     resources.store.models.delete_label(model, label)
+    resources.model_server.forget()
     return Response(status_code=204)

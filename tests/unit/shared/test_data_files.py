@@ -1,0 +1,185 @@
+"""What is in a csv or npz file, and what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.data_files import csv_header, inspect
+from shared.errors import InvalidInput
+
+
+def _file(folder: Path, content: bytes) -> Path:
+    path = folder / "upload"
+    path.write_bytes(content)
+    return path
+
+
+def _npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _refused(folder: Path, content: bytes) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        inspect(_file(folder, content))
+    assert caught.value.code == "data_invalid"
+    assert caught.value.field == "file"
+    return caught.value
+
+
+def test_a_csv_file_is_described(tmp_path: Path) -> None:
+    rows = b'a,b,species,when\n1,2.5,setosa,\n2,1e3,virginica,\n-3,nan,setosa,\n4,,"x,y",\n5,1,z,\n6,1,z,\n'
+    kind, info = inspect(_file(tmp_path, rows))
+    assert kind == "csv"
+    assert info["delimiter"] == ","
+    assert info["rows"] == 6
+    assert info["columns"] == [
+        {"name": "a", "kind": "integer", "missing": 0, "min": -3, "max": 6,
+         "values": {"1": 1, "2": 1, "-3": 1, "4": 1, "5": 1, "6": 1}},
+        {"name": "b", "kind": "number", "missing": 1, "min": 1.0, "max": 1000.0,
+         "values": {"2.5": 1, "1e3": 1, "nan": 1, "1": 2}},
+        {"name": "species", "kind": "text", "missing": 0,
+         "values": {"setosa": 2, "virginica": 1, "x,y": 1, "z": 2}},
+        {"name": "when", "kind": "empty", "missing": 6},
+    ]  # fmt: skip
+    assert info["preview"] == [
+        ["1", "2.5", "setosa", ""], ["2", "1e3", "virginica", ""], ["-3", "nan", "setosa", ""],
+        ["4", "", "x,y", ""], ["5", "1", "z", ""],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
+    text = "\n".join(delimiter.join(row) for row in (("a", "b c", "d"), ("1", "2", "3")))
+    _, info = inspect(_file(tmp_path, text.encode()))
+    assert info["delimiter"] == delimiter
+    assert [column["name"] for column in info["columns"]] == ["a", "b c", "d"]
+    assert csv_header(tmp_path / "upload", delimiter) == {
+        "columns": [{"name": "a"}, {"name": "b c"}, {"name": "d"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"\xef\xbb\xbfa,b\r\n1,2\r\n", 1),  # a byte order mark, and Windows' line ends
+        (b"a,b\n1,2", 1),  # no line end at the end
+        (b"a,b\n\n1,2\n\n", 1),  # empty lines
+        (b'a,b\n"1\n2",3\n4,5\n', 2),  # a line end in a cell
+        (b"a,b\n", 0),
+        ("größe,b\n1,2\n".encode(), 1),
+    ],
+)
+def test_csv_files_as_people_write_them(tmp_path: Path, content: bytes, rows: int) -> None:
+    assert inspect(_file(tmp_path, content))[1]["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\n1,2\n", "empty"),
+        (b"a,b\n1,2\n3\n", "Line 3 has 1 cells, but the header has 2"),
+        (b"a,b\n1,2\n3,4,5\n", "Line 3 has 3 cells"),
+        (b'a,b\n"x\ny",2\n3\n', "Line 4 has 1 cells"),
+        (b'a,b\n1,2\n"3,4\n5,6\n', "Line 3 is not csv"),
+        (b"a,,c\n1,2,3\n", "Column 2 has no name"),
+        (b"a,b,a\n1,2,3\n", "Two columns are named 'a'"),
+        (b"1,2,3\n4,5,6\n", "numbers only"),
+        (b"a,b\n1,\xff\n", "not UTF-8"),
+        (b"\x00\x01\x02\xff", "not UTF-8"),
+        (b"a\x00b,c\n1,2\n", "NUL"),
+        (b"\x1f\x8b\x08" + bytes(20), "compressed"),
+        (b"\x89HDF\r\n\x1a\n", "compressed"),
+        (b"\x93NUMPY\x01\x00", "single .npy"),
+        (b"a,b\n1," + b"x" * 200_000 + b"\n", "field limit"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_file_is_said_in_words(tmp_path: Path, content: bytes, words: str) -> None:
+    assert words in _refused(tmp_path, content).message
+
+
+def test_an_npz_file_is_described_without_loading_it(tmp_path: Path) -> None:
+    content = _npz(
+        x_train=np.zeros((4, 28, 28), np.uint8), y_train=np.arange(4), f=np.float32(3),
+        t=np.array(["a", "bcd"]), b=np.array([True]), s=np.array([b"xy"]), empty=np.zeros((0, 3), ">f8"),
+    )  # fmt: skip
+    kind, info = inspect(_file(tmp_path, content))
+    assert kind == "npz"
+    assert info["arrays"] == [
+        {"name": "x_train", "shape": [4, 28, 28], "dtype": "uint8"},
+        {"name": "y_train", "shape": [4], "dtype": "int64"},
+        {"name": "f", "shape": [], "dtype": "float32"},
+        {"name": "t", "shape": [2], "dtype": "str"},
+        {"name": "b", "shape": [1], "dtype": "bool"},
+        {"name": "s", "shape": [1], "dtype": "bytes"},
+        {"name": "empty", "shape": [0, 3], "dtype": "float64"},
+    ]
+
+
+def test_compressed_archives_and_fortran_order_are_read_too(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, x=np.asfortranarray(np.ones((3, 5), np.float16)))
+    assert inspect(_file(tmp_path, buffer.getvalue()))[1]["arrays"] == [
+        {"name": "x", "shape": [3, 5], "dtype": "float16"}
+    ]
+
+
+def _zip(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "."), content)
+    return buffer.getvalue()
+
+
+def _npy(header: str, data: bytes = b"") -> bytes:
+    text = header.encode("latin-1")
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_npz(x=np.array([{"a": 1}], dtype=object)), "pickle"),
+        (_npz(x=np.array([(1, 2.0)], dtype=[("a", int), ("b", float)])), "can't be trained on"),
+        (_npz(x=np.array(["2020-01-01"], dtype="datetime64[D]")), "can't be trained on"),
+        (_npz(x=np.arange(1000))[:-200], "broken or cut short"),
+        (_npz(x=np.arange(1000))[:50], "broken or cut short"),
+        (b"PK\x03\x04 nothing more", "broken or cut short"),
+        (_zip(), "no arrays"),
+        (_zip(readme__txt=b"hello"), "not a NumPy array"),
+        (_zip(x__npy=b"hello"), "not a NumPy array"),
+        (_zip(x__npy=b"\x93NUMPY\x01"), "not a NumPy array"),
+        (_zip(x__npy=b"\x93NUMPY\x01\x00\xff"), "broken or cut short"),
+        (_zip(x__npy=_npy("{'shape': (2,)}")), "can't be read"),
+        (_zip(x__npy=_npy("__import__('os').abort()")), "can't be read"),
+        (_zip(x__npy=_npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}")), "can't be read"),
+        (_zip(x__npy=_npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", b"abc")), "cut short"),
+        (_zip(x__npy=_npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10**9,)}")), "can't be read"),
+    ],
+)
+def test_what_is_wrong_with_an_npz_file_is_said_in_words(tmp_path: Path, content: bytes, words: str) -> None:
+    error = _refused(tmp_path, content)
+    assert words in error.message
+
+
+def test_a_process_of_its_own_says_the_same(tmp_path: Path) -> None:
+    path = _file(tmp_path, b"a,b\n1,2\n")
+    run = subprocess.run([sys.executable, "-m", "shared.data_files", path], capture_output=True, check=True)
+    kind, info = inspect(path)
+    assert json.loads(run.stdout) == {"kind": kind, "info": info}
+    path.write_bytes(b"a,b\n1\n")
+    run = subprocess.run([sys.executable, "-m", "shared.data_files", path], capture_output=True, check=False)
+    assert run.returncode == 1
+    assert "Line 2" in json.loads(run.stdout)["error"]["message"]
