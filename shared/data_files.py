@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import itertools
 import json
 import math
 import re
@@ -15,7 +16,8 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TextIO
@@ -23,6 +25,7 @@ from typing import IO, Any, Literal, TextIO
 from shared.errors import InvalidInput, ModelyardError
 
 PREVIEW_ROWS = 5
+BATCH_CELLS = 50_000
 MAX_COLUMNS = 20_000
 MAX_ARRAYS = 1000
 MAX_CLASSES = 50
@@ -86,30 +89,34 @@ class _Column:
     missing: int = 0
     low: float = math.inf
     high: float = -math.inf
-    classes: dict[str, int] | None = None
+    classes: Counter[str] | None = None
 
-    def take(self, cell: str) -> None:
-        if not cell or cell.isspace():
-            self.missing += 1
+    def take(self, cells: Sequence[str]) -> None:
+        """Add the cells of some rows; by the batch, since it is the loops inside C that make this fast."""
+        full = [cell for cell in cells if cell and not cell.isspace()]
+        self.missing += len(cells) - len(full)
+        if not full:
             return
         if self.classes is not None:
-            if cell in self.classes:
-                self.classes[cell] += 1
-            elif len(self.classes) < MAX_CLASSES:
-                self.classes[cell] = 1
-            else:
+            self.classes.update(full)
+            if len(self.classes) > MAX_CLASSES:
                 self.classes = None
         if self.kind == "text":
             return
         try:
-            number = float(cell)
+            numbers = list(map(float, full))
         except ValueError:
             self.kind = "text"
             return
+        if "_" in "".join(full):  # 1_000 is a number to Python alone
+            self.kind = "text"
+            return
         if self.kind != "number":
-            self.kind = "integer" if number.is_integer() and "_" not in cell else "number"
-        self.low = min(self.low, number)
-        self.high = max(self.high, number)
+            self.kind = "integer" if all(map(float.is_integer, numbers)) else "number"
+        if math.isnan(sum(numbers)):
+            numbers = [number for number in numbers if not math.isnan(number)] or [math.nan]
+        self.low = min(self.low, *numbers)
+        self.high = max(self.high, *numbers)
 
     def described(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"name": self.name, "kind": self.kind, "missing": self.missing}
@@ -118,7 +125,7 @@ class _Column:
             shown["min"] = int(self.low) if whole else self.low
             shown["max"] = int(self.high) if whole else self.high
         if self.classes:
-            shown["values"] = self.classes
+            shown["values"] = dict(self.classes)
         return shown
 
 
@@ -149,28 +156,31 @@ def inspect_csv(path: Path) -> dict[str, Any]:
         rows = _rows(file, delimiter)
         _, header = next(rows, (1, []))
         names = _checked_header(header)
-        columns = [_Column(name, classes={}) for name in names]
+        columns = [_Column(name, classes=Counter()) for name in names]
         width, count = len(names), 0
         preview: list[list[str]] = []
-        for line, row in rows:
-            if len(row) != width:
-                if not row:
-                    continue  # an empty line
-                raise invalid(
-                    f"Line {line} has {len(row)} cells, but the header has {width}.",
-                    "Every row needs the header's number of cells; quote cells that contain the delimiter.",
-                )
-            for column, cell in zip(columns, row, strict=True):
-                column.take(cell)
-            if count < PREVIEW_ROWS:
-                preview.append([cell[:200] for cell in row])
-            count += 1
+        at_once = max(1, BATCH_CELLS // width)
+        while batch := list(itertools.islice(rows, at_once)):
+            table = [row for line, row in batch if row and _is_whole(row, width, line)]
+            preview += [[cell[:200] for cell in row] for row in table[: PREVIEW_ROWS - len(preview)]]
+            count += len(table)
+            for column, cells in zip(columns, zip(*table, strict=True), strict=False):
+                column.take(cells)
     return {
         "delimiter": delimiter,
         "columns": [column.described() for column in columns],
         "rows": count,
         "preview": preview,
     }
+
+
+def _is_whole(row: list[str], width: int, line: int) -> bool:
+    if len(row) != width:
+        raise invalid(
+            f"Line {line} has {len(row)} cells, but the header has {width}.",
+            "Every row needs the header's number of cells; quote cells that contain the delimiter.",
+        )
+    return True
 
 
 def _text(path: Path) -> TextIO:

@@ -20,9 +20,7 @@ LOG_CHUNK = 64 * 1024
 LOG_NAME = "job.log"
 
 
-async def job_events(
-    watch: JobWatch, job: Job, after: int, *, keep_alive: float = KEEP_ALIVE_SECONDS
-) -> AsyncIterator[bytes]:
+async def job_events(watch: JobWatch, job: Job, after: int) -> AsyncIterator[bytes]:
     """Events of a job from number ``after`` on without a gap or a repeat, then ``end`` when the job has ended."""
     seen = after
     progress: bytes | None = None
@@ -55,7 +53,7 @@ async def job_events(
                     continue
                 yield b"event: end\ndata: %s\n\n" % render.dumps(render.job(current))
                 return
-            if not await topic.changed(version, keep_alive):
+            if not await topic.changed(version, KEEP_ALIVE_SECONDS):
                 yield KEEP_ALIVE
 
 
