@@ -16,6 +16,11 @@ class Exit(IntEnum):
         member.meaning = meaning
         return member
 
+    @classmethod
+    def of(cls, code: int | None) -> Exit | None:
+        """The member with this number; None for any other."""
+        return next((member for member in cls if member == code), None)
+
     OK = 0, "done"
     INTERNAL = 1, "a bug in Modelyard, or the server's own error (HTTP 500)"
     USAGE = 2, "wrong options or arguments"

@@ -71,8 +71,8 @@ class AsyncJob:
             position.connect()
             try:
                 async with self._client.stream(routes.event_stream(self.id, position.last)) as response:
-                    async for line in response.aiter_lines():
-                        if (event := position.feed(line)) is not None:
+                    async for piece in response.aiter_bytes():
+                        for event in position.feed(piece):
                             yield event
             except DROPPED as error:
                 failure = (

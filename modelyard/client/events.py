@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,10 +70,11 @@ class Following:
         """A new connection begins: half a message from the old one is worth nothing."""
         self._decoder = Decoder()
 
-    def feed(self, line: str) -> JobEvent | None:
-        """Take one line of the stream."""
-        message = self._decoder.feed(line)
-        return None if message is None else self._read(message)
+    def feed(self, piece: bytes) -> Iterator[JobEvent]:
+        """Take what arrived; the events that it completes."""
+        for message in self._decoder.feed(piece):
+            if (event := self._read(message)) is not None:
+                yield event
 
     def _read(self, message: Message) -> JobEvent | None:
         self.fruitless = 0

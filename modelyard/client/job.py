@@ -66,9 +66,8 @@ class Job:
             position.connect()
             try:
                 with self._client.stream(routes.event_stream(self.id, position.last)) as response:
-                    for line in response.iter_lines():
-                        if (event := position.feed(line)) is not None:
-                            yield event
+                    for piece in response.iter_bytes():
+                        yield from position.feed(piece)
             except DROPPED as error:
                 failure = (
                     unreachable(self._client.url, error) if isinstance(error, httpx.HTTPError) else error
