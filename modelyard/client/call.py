@@ -60,7 +60,7 @@ class Call(Generic[T]):
         elif not (self.repeatable or isinstance(failure, httpx.ConnectError)):
             # only a request that never got through may be sent again unconditionally
             return None
-        return float(0.2 * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, no secret)
+        return float(0.1 * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, no secret)
 
 
 def model(kind: type[M]) -> Callable[[httpx.Response], M]:
