@@ -1,0 +1,142 @@
+"""Preparing a tensorflow_datasets dataset on its first use, without waiting minutes for a host that is away."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from services.worker.training.data import debian
+from services.worker.training.failures import TrainingFailed, data_invalid, shorten
+
+if TYPE_CHECKING:
+    from services.worker.training.emitter import Emitter
+
+PROBE_SECONDS = 5.0
+
+
+def prepared_builder(name: str, tfds_dir: Path, emit: Emitter) -> Any:
+    """The builder of ``name`` with its files in ``tfds_dir``; downloads them if they are not there.
+
+    Two jobs that need the same dataset at once take turns; the second finds it ready.
+
+    Raises:
+        TrainingFailed: data_invalid for an unknown name, data_unreachable if its host does not answer.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=str(tfds_dir))
+    except tfds.core.DatasetNotFoundError as error:
+        raise data_invalid(
+            f"tensorflow_datasets has no dataset {name!r}: {shorten(str(error), 300)}",
+            "The catalog of tensorflow_datasets lists all names.",
+        ) from error
+    except (ValueError, AssertionError) as error:
+        raise data_invalid(f"dataset.tfds {name!r}: {shorten(str(error), 400)}") from error
+    if _is_ready(builder):
+        return builder
+    tfds_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(tfds_dir / f".{builder.info.full_name.replace('/', '-')}.lock")
+    with lock.acquire(poll_interval=0.2):
+        builder = tfds.builder(name, data_dir=str(tfds_dir))
+        if not _is_ready(builder):
+            _prepare(tfds, builder, emit)
+    return builder
+
+
+def _is_ready(builder: Any) -> bool:
+    return bool(builder.info.splits) and Path(builder.data_dir).is_dir()
+
+
+def _prepare(tfds: Any, builder: Any, emit: Emitter) -> None:
+    urls = _urls(builder)
+    problem = unreachable(urls[0]) if urls else None
+    if problem is None:
+        emit.note(data_source="download")
+        print(f"downloading {builder.info.full_name}", flush=True)  # noqa: T201 - the job's log
+        _download(tfds, builder, manual_dir=None)
+    elif builder.info.name == "fashion_mnist":
+        _prepare_from_debian(tfds, builder, emit, problem)
+    else:
+        raise TrainingFailed(
+            "data_unreachable",
+            f"{builder.info.name} is not on this machine yet and its host can't be reached: {problem}",
+            f"Connect this machine to the network, or prepare the dataset elsewhere and copy it to {builder.data_dir}.",
+        )
+
+
+def _prepare_from_debian(tfds: Any, builder: Any, emit: Emitter, problem: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="modelyard-fashion-mnist-") as folder:
+        try:
+            origin = debian.genuine_files(Path(folder))
+        except debian.NotAvailable as error:
+            raise TrainingFailed(
+                "data_unreachable",
+                f"fashion_mnist can't be downloaded ({problem}), nor had from Debian's package ({error})",
+                "Connect this machine to the network, or install the Debian package dataset-fashion-mnist.",
+            ) from error
+        emit.note(data_source=origin)
+        emit.warn(
+            "data_fallback",
+            f"The download host of fashion_mnist does not answer ({problem}). The same four files were taken from "
+            f"{origin}; their SHA-256 are those that tensorflow_datasets expects.",
+        )
+        _download(tfds, builder, manual_dir=folder)
+
+
+def _download(tfds: Any, builder: Any, manual_dir: str | None) -> None:
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except (tfds.download.DownloadError, ConnectionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # a full disk and its like
+        raise TrainingFailed(
+            "data_unreachable", f"{builder.info.name} could not be downloaded: {shorten(str(error), 400)}"
+        ) from error
+    except AssertionError as error:
+        # builders assert that files which only a person may fetch lie in manual_dir
+        raise data_invalid(
+            f"{builder.info.name} can't be prepared: {shorten(str(error), 400)}",
+            "Datasets that need files fetched by hand are not supported.",
+        ) from error
+
+
+def _urls(builder: Any) -> list[str]:
+    with contextlib.suppress(Exception):  # builders without registered checksums have none
+        return [
+            str(url)
+            for url in builder.url_infos
+            if urllib.parse.urlsplit(str(url)).scheme in {"http", "https"}
+        ]
+    return []
+
+
+def unreachable(url: str, seconds: float = PROBE_SECONDS) -> str | None:
+    """None if the host of ``url`` answers an HTTP request in time, else what went wrong.
+
+    The request runs in a thread, for looking up a name has no timeout of its own.
+    """
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        import requests
+
+        try:
+            requests.head(url, timeout=seconds, allow_redirects=False).raise_for_status()
+            answer.append(None)
+        except requests.RequestException as error:
+            answer.append(shorten(str(getattr(error, "args", [error])[0] or error), 200))
+
+    thread = threading.Thread(target=ask, name="probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    host = urllib.parse.urlsplit(url).hostname
+    problem = answer[0] if answer else f"no answer within {seconds:.0f} s"
+    return None if problem is None else f"{host}: {problem}"

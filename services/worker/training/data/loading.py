@@ -1,0 +1,77 @@
+"""From a dataset spec to ``TrainingData``, with the held-out rows taken apart."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.worker.training.data import checks, csv, npz, splits
+from services.worker.training.data.record import Rows, TrainingData
+from services.worker.training.failures import TrainingFailed, data_invalid
+from shared.specs import CsvDataset, DatasetSpec, FitSpec, NpzDataset, TfdsDataset
+
+if TYPE_CHECKING:
+    from services.worker.protocol import TrainingRequest
+    from services.worker.training.emitter import Emitter
+
+_VALIDATION, _TEST = 1, 2
+
+
+def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitter) -> TrainingData:
+    """All rows, checked and split.
+
+    Raises:
+        TrainingFailed: data_invalid, data_unreachable, disk_full.
+    """
+    loss = fit.loss.name if fit.loss is not None else None
+    if isinstance(spec, TfdsDataset):
+        from services.worker.training.data import tfds
+
+        data = tfds.load(spec, request.tfds_dir, request.cache_dir, emit=emit, loss=loss)
+    else:
+        data = _from_file(spec, request, loss)
+    data = _split(data, spec, fit.seed)
+    checks.batch_fits(data, fit.batch_size)
+    return data
+
+
+def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: str | None) -> TrainingData:
+    path = request.data_file
+    if path is None:
+        raise TrainingFailed("request_invalid", "the request names no data file")
+    try:
+        digest = request.data_sha256 or file_sha256(path)
+    except OSError as error:
+        raise data_invalid(f"the data file can't be read: {error.strerror or error}") from error
+    fingerprint = f"sha256:{digest.removeprefix('sha256:')}"
+    if isinstance(spec, NpzDataset):
+        return npz.load(spec, path, fingerprint=fingerprint, loss=loss)
+    return csv.load(spec, path, fingerprint=fingerprint, loss=loss)
+
+
+def _split(data: TrainingData, spec: DatasetSpec, seed: int) -> TrainingData:
+    train, test = data.train, data.test
+    if isinstance(spec, CsvDataset):
+        train, test = splits.hold_out(train, spec.test_split, seed, purpose=_TEST, field="dataset.test_split")
+    train, validation = splits.hold_out(
+        train, spec.validation_split, seed, purpose=_VALIDATION, field="dataset.validation_split"
+    )
+    _no_unseen_only(data, train)
+    return replace(data, train=train, test=test, validation=validation if validation is not None else test)
+
+
+def _no_unseen_only(data: TrainingData, train: Rows) -> None:
+    if data.task == "classification" and len(np.unique(train.y)) < 2:
+        raise data_invalid(
+            f"all {len(train)} training rows have the same label {int(train.y[0])}: there is nothing to tell apart"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,75 @@
+"""Where a job's process begins and ends, however it was started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+from services.worker.protocol import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_STOPPED,
+    Failed,
+    Stopped,
+    TrainingRequest,
+)
+from services.worker.training import environment, lifeline
+from services.worker.training.emitter import Emitter
+from services.worker.training.failures import explain
+from services.worker.training.stopping import StopRequested, StopSignal
+from services.worker.training.timings import Timings
+
+
+def main(lifeline_fd: int, events_fd: int) -> int:
+    """Run the one job whose request comes in on ``lifeline_fd``, telling about it on ``events_fd``.
+
+    Returns:
+        The process' exit code. The last event is always ``finished``, ``failed`` or ``stopped``.
+    """
+    timings = Timings()
+    stop = StopSignal()
+    emit = Emitter(events_fd)
+    os.set_inheritable(events_fd, False)  # apt-get and its like must not keep the pipe open
+    os.set_inheritable(lifeline_fd, False)
+    code = EXIT_FAILED
+    try:
+        stop.install()
+        code = _guarded(lifeline_fd, emit, stop, timings)
+    except StopRequested:  # between two lines of ours
+        emit(Stopped(checkpoint=None))
+        code = EXIT_STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the last word is said
+        emit.flush()
+    return code
+
+
+def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings) -> int:
+    run = None
+    try:
+        line = lifeline.read_line(lifeline_fd)
+        lifeline.watch(lifeline_fd)
+        timings.mark("request")
+        request = TrainingRequest.model_validate_json(line)
+        environment.quiet()
+        with environment.without_banners():
+            from services.worker.training.run import Run
+        timings.mark("imported")
+        run = Run(request, emit, stop, timings)
+        finished = run.run()
+        with stop.deferred():
+            emit(finished)
+            return EXIT_FINISHED
+    except StopRequested:
+        with stop.deferred():
+            emit(Stopped(checkpoint=run.newest_checkpoint() if run is not None else None))
+            return EXIT_STOPPED
+    except Exception as error:
+        with stop.deferred():
+            traceback.print_exc()
+            sys.stderr.flush()
+            failure = explain(error)
+            emit(Failed(code=failure.code, message=failure.message, hint=failure.hint, detail=failure.detail))
+            return EXIT_FAILED

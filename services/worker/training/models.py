@@ -1,0 +1,138 @@
+"""Models from a spec: the built-in builders, and any architecture in Keras' own JSON.
+
+Preprocessing is part of the model, so that training and serving can't disagree about it: what goes in is a row as
+the data have it, raw pixels or raw columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from services.worker.training import keras_config
+from services.worker.training.data.record import TrainingData
+from services.worker.training.failures import TrainingFailed, explain, model_invalid, shorten
+from shared.specs import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
+
+LENET_SIZE = (
+    32  # LeCun et al. 1998 centre 28x28 digits in 32x32, so that strokes reach the centre of C3's windows
+)
+
+
+def build(spec: ModelSpec, data: TrainingData) -> keras.Model:
+    """An uncompiled model with one input of ``data.input_shape`` and one output [batch, units].
+
+    Raises:
+        TrainingFailed: model_invalid if it can't be built, shape_mismatch if it does not fit the data.
+    """
+    try:
+        if isinstance(spec, BuilderModel):
+            model = _from_builder(spec, data)
+        else:
+            model = _from_config(spec, data)
+    except (ValueError, TypeError) as error:
+        known = explain(error)
+        if known.code == "shape_mismatch":
+            raise known from error
+        raise model_invalid("model", shorten(str(error), 600)) from error
+    if len(model.output_shape) != 2 or model.output_shape[1] is None:
+        raise TrainingFailed(
+            "shape_mismatch",
+            f"the model's output has shape {list(model.output_shape)}; [batch, units] is needed",
+            "End the model with Flatten or a pooling layer and a Dense layer.",
+        )
+    return model
+
+
+def input_alias(data: TrainingData) -> str:
+    """The name of the input, in the model and in its signatures."""
+    return "image" if data.input_kind == "image" else "features"
+
+
+def _from_builder(spec: BuilderModel, data: TrainingData) -> keras.Model:
+    params = spec.typed_params()
+    inputs = keras.Input(data.input_shape, name=input_alias(data))
+    outputs = inputs
+    for layer in preprocessing(spec.preprocessing, data):
+        outputs = layer(outputs)
+    layers = _lenet5(data) if isinstance(params, Lenet5Params) else _mlp(params)
+    for layer in [*layers, _head(data)]:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=spec.builder)
+
+
+def _head(data: TrainingData) -> keras.Layer:
+    if data.classes is not None:
+        return keras.layers.Dense(len(data.classes), activation="softmax", name="probabilities")
+    numbers = 1 if data.train.y.ndim == 1 else int(data.train.y.shape[1])
+    return keras.layers.Dense(numbers, name="value")
+
+
+def _lenet5(data: TrainingData) -> list[keras.Layer]:
+    if data.input_kind != "image":
+        raise TrainingFailed(
+            "shape_mismatch",
+            f"lenet5 takes images, but rows have shape {list(data.input_shape)}",
+            "Use the builder mlp for tabular data, or save images as [rows, height, width, channels].",
+        )
+    layers = keras.layers
+    height, width, _ = data.input_shape
+    missing = [max(0, LENET_SIZE - size) for size in (height, width)]
+    padding = [(size // 2, size - size // 2) for size in missing]
+    return [
+        *([layers.ZeroPadding2D(padding, name="pad")] if any(missing) else []),
+        layers.Conv2D(6, 5, activation="relu", name="c1"),
+        layers.MaxPooling2D(2, name="s2"),
+        layers.Conv2D(16, 5, activation="relu", name="c3"),
+        layers.MaxPooling2D(2, name="s4"),
+        layers.Flatten(name="flatten"),
+        layers.Dense(120, activation="relu", name="f5"),
+        layers.Dense(84, activation="relu", name="f6"),
+    ]
+
+
+def _mlp(params: MlpParams) -> list[keras.Layer]:
+    found: list[keras.Layer] = [keras.layers.Flatten(name="flatten")]
+    for number, units in enumerate(params.units, start=1):
+        found.append(keras.layers.Dense(units, activation="relu", name=f"d{number}"))
+        if params.dropout:
+            found.append(keras.layers.Dropout(params.dropout, name=f"dropout{number}"))
+    return found
+
+
+def preprocessing(kind: str, data: TrainingData) -> list[keras.Layer]:
+    """Layers between the raw row and the architecture.
+
+    rescale: bytes are divided by 255, other images by the largest training value (if it is over 1).
+    normalize: each column by mean and variance of the training rows, which become part of the model.
+    """
+    if kind == "auto":
+        kind = {"image": "rescale", "tabular": "normalize", "tensor": "none"}[data.input_kind]
+    if kind == "rescale":
+        scale = data.pixel_scale
+        return [keras.layers.Rescaling(1.0 / scale, name="rescale")] if scale != 1.0 else []
+    if kind == "normalize":
+        x = data.train.x
+        axes = tuple(range(x.ndim - 1))
+        mean = np.mean(x, axis=axes, dtype=np.float64)
+        variance = np.var(x, axis=axes, dtype=np.float64)
+        variance[variance == 0] = 1.0  # a constant column carries nothing; it must not become NaN either
+        return [keras.layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), name="normalize")]
+    return []
+
+
+def _from_config(spec: KerasConfigModel, data: TrainingData) -> keras.Model:
+    inner = keras_config.read(spec.keras_config)
+    reshape = keras_config.fit_input(inner, data.input_shape)
+    before: list[Any] = preprocessing(spec.preprocessing, data)
+    if reshape is not None:
+        before.append(keras.layers.Reshape(reshape, name="as_model_expects"))
+    if not before and keras_config.is_plain(inner):
+        return inner
+    inputs = keras.Input(data.input_shape, name=input_alias(data))
+    outputs = inputs
+    for layer in [*before, inner]:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=f"with_preprocessing_{inner.name}" if before else inner.name)

@@ -1,0 +1,183 @@
+"""One job from its request to its export, stage by stage."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
+from services.worker.training import compiling, heads, manifest, models, state
+from services.worker.training.compiling import Compiled
+from services.worker.training.data import loading
+from services.worker.training.data.order import Order
+from services.worker.training.data.record import TrainingData
+from services.worker.training.emitter import Emitter
+from services.worker.training.export import export
+from services.worker.training.failures import TrainingFailed
+from services.worker.training.fit import Training, evaluate
+from services.worker.training.heads import Head
+from services.worker.training.state import State
+from services.worker.training.steps import Steps, as_tensor
+from services.worker.training.stopping import StopSignal
+from services.worker.training.tensorboard import EventFiles
+from services.worker.training.timings import Timings
+from shared.specs import TrainJob, parse_job
+
+
+@dataclass
+class Run:
+    """What a job's stages hand to each other. ``checkpoint`` is the newest one known, relative to the run dir."""
+
+    request: TrainingRequest
+    emit: Emitter
+    stop: StopSignal
+    timings: Timings
+    checkpoint: str | None = None
+    _training: Training | None = field(default=None, init=False)
+
+    def run(self) -> Finished:
+        """Go through all stages.
+
+        Raises:
+            TrainingFailed, or any error of the libraries: the job has failed.
+            StopRequested: SIGTERM.
+        """
+        job = self._parsed()
+        run_dir = RunDir(self.request.run_dir)
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        self._stage("preparing_data")
+        self._prepare_runtime(job)
+        data = loading.load(job.dataset, job.fit, self.request, self.emit)
+        self._note_data(job, data)
+        self._stage("building")
+        model = models.build(job.model, data)
+        head = heads.head_of(model)
+        heads.check(head, data)
+        compiled = compiling.compile_model(model, job.fit, data, head)
+        steps = Steps(model, data.train, _order(job, data), compiled)
+        self._note_model(model, compiled, steps)
+        training = self._train(job, data, model, steps, run_dir)
+        metrics = self._evaluate(data, steps, training)
+        return self._export(data, model, head, compiled, metrics, training)
+
+    def newest_checkpoint(self) -> str | None:
+        """Of this attempt, relative to the run dir."""
+        return self._training.newest_checkpoint if self._training is not None else self.checkpoint
+
+    def _parsed(self) -> TrainJob:
+        try:
+            return parse_job(self.request.spec)
+        except ValueError as error:
+            raise TrainingFailed("request_invalid", f"the job's spec can't be read: {error}") from error
+
+    def _stage(self, name: str) -> None:
+        self.stop.check()
+        self.timings.mark(name)
+        self.emit(StageEntered(stage=name))
+
+    def _prepare_runtime(self, job: TrainJob) -> None:
+        keras.utils.set_random_seed(job.fit.seed)
+        if job.fit.deterministic:
+            tf.config.experimental.enable_op_determinism()
+
+    def _note_data(self, job: TrainJob, data: TrainingData) -> None:
+        self.timings.mark("data_ready")
+        self.emit.note(
+            data=data.facts(),
+            versions={
+                "python": platform.python_version(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
+            devices=[device.name for device in tf.config.list_logical_devices()],
+            replicas=1,
+            global_batch=job.fit.batch_size,
+        )
+
+    def _note_model(self, model: keras.Model, compiled: Compiled, steps: Steps) -> None:
+        self.timings.mark("model_ready")
+        self.emit.note(
+            model={
+                "name": model.name,
+                "parameters": model.count_params(),
+                "loss": compiled.loss,
+                "optimizer": compiled.optimizer,
+                "metrics": compiled.metrics,
+            },
+            steps_per_epoch=steps.order.steps,
+        )
+
+    def _train(
+        self, job: TrainJob, data: TrainingData, model: keras.Model, steps: Steps, run_dir: RunDir
+    ) -> Training:
+        identity = {"data": data.fingerprint, "batch_size": job.fit.batch_size, "seed": job.fit.seed}
+        kept = State(model, steps, identity)
+        folders = [RunDir(folder).checkpoints for folder in self.request.resume_dirs]
+        resume = state.find(folders, kept.identity, self.emit.warn)
+        board = EventFiles(run_dir.root, job, model, data)
+        self._training = training = Training(
+            job, data, model, steps, kept, run_dir, self.emit, self.stop, board, self.timings
+        )
+        if resume is not None:
+            place = resume.position
+            self.emit.note(resumed_from={"epoch": place.epoch, "step": place.step, "total": place.total})
+        self._stage("training")
+        try:
+            training.run(resume)
+        finally:
+            board.close()
+        return training
+
+    def _evaluate(self, data: TrainingData, steps: Steps, training: Training) -> dict[str, float]:
+        if data.test is None:
+            return {}
+        self._stage("evaluating")
+        logs = evaluate(steps, (as_tensor(data.test.x), as_tensor(data.test.y)), self.stop)
+        metrics = {f"test_{name}": value for name, value in logs.items()}
+        print("test: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), flush=True)  # noqa: T201 - job log
+        return metrics
+
+    def _export(
+        self,
+        data: TrainingData,
+        model: keras.Model,
+        head: Head,
+        compiled: Compiled,
+        metrics: dict[str, float],
+        training: Training,
+    ) -> Finished:
+        self._stage("exporting")
+        target = training.run_dir.export
+        exported = export(model, data, head, compiled, target)
+        facts: dict[str, Any] = {
+            "job": self.request.job_id,
+            "signatures": exported.signatures,
+            "metrics": metrics,
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+            "outputs_were_logits": compiled.logits,
+        }
+        manifest.write(target, data, **facts)
+        self.timings.mark("exported")
+        self.emit.note(timings=self.timings.marks, export={"largest_difference": exported.largest_difference})
+        return Finished(
+            metrics=metrics,
+            export_dir=target.name,
+            signatures=exported.signatures,
+            classes=data.classes,
+            epochs=training.position.epoch,
+            steps=training.position.total,
+        )
+
+
+def _order(job: TrainJob, data: TrainingData) -> Order:
+    return Order(
+        rows=len(data.train),
+        batch=job.fit.batch_size,
+        seed=job.fit.seed,
+        shuffle=job.dataset.shuffle,
+        steps_per_epoch=job.fit.steps_per_epoch,
+    )
