@@ -125,7 +125,11 @@ class _Attempt:
         )
         oom_before = causes.oom_kills()
         trainer = self.parts.preloader.start(request, self.run_dir.log)
-        self.journal.note(start="warm" if trainer.warm else "fresh", trainer_pid=trainer.pid)
+        self.journal.note(
+            start="warm" if trainer.warm else "fresh",
+            trainer_pid=trainer.pid,
+            trainer_started_at=round(time.time(), 3),
+        )
         self.oom_before = oom_before
         try:
             return watch(
