@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
 import sys
 
@@ -50,6 +51,9 @@ def serve(settings: Settings) -> int:
             timeout_graceful_shutdown=GRACEFUL_SECONDS,
         )
     )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn raises the signal that stopped it once more when it is done: that is a good end, not a crash
+        signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
 
