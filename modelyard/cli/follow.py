@@ -88,7 +88,7 @@ class Follower:
         self.stages.setdefault(stage, time.monotonic())
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def _update(self, *, completed: float | None = None, **fields: Any) -> None:
         if self._bar is not None and self._task is not None:

@@ -31,7 +31,7 @@ SPEC: dict[str, Any] = {
     "name": "make demo",
     "model": {"builder": "lenet5"},
     "dataset": {"tfds": DATASET},
-    "fit": {"epochs": 5, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.001},
+    "fit": {"epochs": 4, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.001},
     "publish": {"model": MODEL, "label": "stable"},
 }
 

@@ -12,8 +12,8 @@ from rich.table import Table
 # In the order a job goes through them.
 JOB_STAGES = {
     "queued": "waiting for the worker",
-    "running": "job: claim",
-    "starting": "job: start the training program",
+    "running": "job: start the trainer",
+    "starting": "job: start the program",
     "preparing_data": "job: prepare data",
     "building": "job: build the model",
     "training": "job: train",

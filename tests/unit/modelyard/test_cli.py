@@ -237,7 +237,7 @@ def test_a_followed_job_shows_stages_epochs_and_progress(is_terminal: bool) -> N
     assert list(follower.stages) == ["running", "training", "end"]
     timings = Timings()
     timings.add_job(follower.started, follower.stages)
-    assert [name for name, _ in timings.steps] == ["submit the job", "job: claim", "job: train"]
+    assert [name for name, _ in timings.steps] == ["submit the job", "job: start the trainer", "job: train"]
 
 
 @pytest.mark.parametrize(
