@@ -25,7 +25,9 @@ Logs = dict[str, float]
 
 def as_tensor(array: Array) -> Any:
     """``array`` as a tensor: shared with it, not copied, where the default device is the CPU."""
-    if not tf.config.list_logical_devices("GPU") and array.flags.writeable and array.flags.c_contiguous:
+    # TensorFlow aborts the process on memory that Eigen would not have aligned; NumPy promises 16 bytes only
+    aligned = array.ctypes.data % 64 == 0 and array.flags.c_contiguous
+    if not tf.config.list_logical_devices("GPU") and array.flags.writeable and aligned:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.constant(array)
 
