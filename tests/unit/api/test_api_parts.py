@@ -1,0 +1,125 @@
+"""Small parts by themselves: union tags, shapes in words, header filtering, form parsing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.api.errors import STATUS, Malformed, status_of
+from services.api.fields import real_path
+from services.api.multipart import FilePart
+from services.api.shapes import expected_by
+from services.api.upstream import forwarded, target_url
+from shared import errors as shared_errors
+from shared.errors import ModelyardError, StaleClaim
+
+
+@pytest.mark.parametrize(
+    ("location", "data", "path"),
+    [
+        (("a", "b"), {"a": {"b": 1}}, ["a", "b"]),
+        (("model", "builder", "units"), {"model": {"builder": "mlp", "units": 3}}, ["model", "units"]),
+        (("model", "builder", "builder"), {"model": {"builder": "x"}}, ["model", "builder"]),
+        (("model", "builder"), {"model": {"builder": "x"}}, ["model", "builder"]),
+        (("dataset", "csv", "label"), {"dataset": {"csv": "x"}}, ["dataset", "label"]),
+        (("k", "k", "class"), {"k": {"k": {"c": 1}}}, ["k", "k", "class"]),
+        (("items", 1, "x"), {"items": [{}, {"x": 1}]}, ["items", 1, "x"]),
+        (("labels", "a b", "[key]"), {"labels": {"a b": "c"}}, ["labels", "a b"]),
+        (("missing",), {}, ["missing"]),
+        ((), [], []),
+        (("a", "b"), None, ["a", "b"]),
+        (("query", "limit"), None, ["limit"]),
+        (("no", "such", "place"), 3, ["no", "such", "place"]),
+    ],
+)
+def test_paths_name_what_the_client_wrote(location: tuple[Any, ...], data: Any, path: list[Any]) -> None:
+    assert real_path(location, data) == path
+
+
+@pytest.mark.parametrize(
+    ("signatures", "name", "words"),
+    [
+        ({}, None, None),
+        ({"serving_default": {"inputs": {"x": {"dtype": "float32", "shape": [-1, None, 3]}}}}, None,
+         "serving_default takes x: float32 of shape [any, any, 3]."),
+        ({"serving_default": {"inputs": {"x": {"dtype": "int64", "shape": None}, "a": "text"}}}, None,
+         "serving_default takes a: text; x: int64 of any shape."),
+        ({"b": {}, "a": {}}, None, "The version has the signatures a, b."),
+        ({"a": {"inputs": {}}}, "a", None),
+    ],
+)  # fmt: skip
+def test_signatures_in_words(signatures: dict[str, Any], name: str | None, words: str | None) -> None:
+    assert expected_by(signatures, name) == words
+
+
+def test_every_error_has_a_status() -> None:
+    for kind in vars(shared_errors).values():
+        if isinstance(kind, type) and issubclass(kind, ModelyardError):
+            assert 400 <= status_of(kind("x")) <= 599
+    assert status_of(StaleClaim("x")) == 409
+    assert STATUS[ModelyardError] == 500
+
+
+def test_headers_of_one_connection_are_not_forwarded() -> None:
+    headers = [
+        (b"Connection", b"close, X-One"),
+        (b"X-One", b"1"),
+        (b"TE", b"x"),
+        (b"X-Two", b"2"),
+        (b"Host", b"h"),
+    ]
+    assert forwarded(headers, frozenset({b"host"})) == [(b"x-two", b"2")]
+
+
+@pytest.mark.parametrize(
+    ("base", "url"),
+    [
+        ("http://h:1", "http://h:1/v1/a%2Fb?x=%20"),
+        ("http://h:1/", "http://h:1/v1/a%2Fb?x=%20"),
+        ("http://h:1/below/", "http://h:1/below/v1/a%2Fb?x=%20"),
+    ],
+)
+def test_the_path_keeps_its_own_encoding(base: str, url: str) -> None:
+    assert str(target_url(httpx.URL(base), b"/v1/a%2Fb", b"x=%20")) == url
+
+
+_FORM = (
+    b"preamble\r\n--B\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nplants\r\n"
+    b"--B\r\nContent-Type: text/csv\r\ncontent-disposition: form-data; name=file; filename=\"a \\\"b\\\".csv\"\r\n\r\n"
+    b"a,b\r\n--C\r\n--\r\n1,2\r\n--B--\r\nepilogue"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 10_000])
+def test_a_form_is_read_whatever_way_it_is_cut(size: int) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        content = _FORM.removeprefix(b"preamble\r\n").removesuffix(b"epilogue")
+        for start in range(0, len(content), size):
+            yield content[start : start + size]
+
+    async def read() -> tuple[bytes, FilePart]:
+        part = FilePart("multipart/form-data; boundary=B", body(), "file")
+        return b"".join([chunk async for chunk in part]), part
+
+    content, part = asyncio.run(read())
+    assert content == b"a,b\r\n--C\r\n--\r\n1,2"
+    assert part.fields == {"name": "plants"}
+    assert part.file_name == 'a "b".csv'
+
+
+def test_a_form_with_too_much_text_is_refused() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'--B\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
+        for _ in range(100):
+            yield b"x" * 1000
+
+    async def read() -> None:
+        async for _ in FilePart("multipart/form-data; boundary=B", body(), "file"):
+            pass
+
+    with pytest.raises(Malformed):
+        asyncio.run(read())
