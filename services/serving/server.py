@@ -17,8 +17,10 @@ from services.serving.dataplane import Dataplane
 from services.serving.loader import LoaderOptions, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
 from services.serving.options import Options, parse_options
+from services.serving.preparation import prepared
 from services.serving.rest import RestApp
 from services.serving.source import ModelsFolder
+from services.serving.trial import try_signatures
 from services.serving.watcher import Catalog, ConfigFile, Watcher
 
 log = logging.getLogger("serving")
@@ -43,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("can't listen on %s:%d: %s", options.host, options.port, error.strerror)
         return 1
     manager = ModelManager(
-        partial(
-            load_saved_model,
-            options=LoaderOptions(options.intra_op_threads, options.inter_op_threads, options.timeout_ms),
+        prepared(
+            partial(
+                load_saved_model,
+                options=LoaderOptions(options.intra_op_threads, options.inter_op_threads, options.timeout_ms),
+            ),
+            [lambda servable, _: try_signatures(servable)],
         ),
         retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
         load_threads=options.load_threads,

@@ -27,7 +27,25 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "string": np.dtype(object),
 }
 
+# What JSON can't carry but gRPC can, and a trial request needs. bfloat16 is not numpy's own: see ``numpy_type``.
+_BINARY_TYPES: Mapping[str, np.dtype[Any]] = {
+    "half": np.dtype(np.float16),
+    "uint16": np.dtype(np.uint16),
+    "complex64": np.dtype(np.complex64),
+    "complex128": np.dtype(np.complex128),
+}
+
 DEFAULT_SIGNATURE = "serving_default"
+
+
+def numpy_type(dtype: str) -> np.dtype[Any] | None:
+    """The array type of a TensorFlow type given by its C++ name; None for resources, quantized types, ..."""
+    if dtype == "bfloat16":
+        import ml_dtypes  # comes with TensorFlow
+
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
+    return {**NUMPY_TYPES, **_BINARY_TYPES}.get(dtype)
 
 
 @dataclass(frozen=True)

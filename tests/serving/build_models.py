@@ -106,6 +106,34 @@ class Examples(tf.Module):
         return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
 
 
+class Image(tf.Module):
+    """Mean brightness of an encoded image. An empty text is no image."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def __call__(self, image_bytes: Any) -> dict[str, Any]:
+        def mean(encoded: Any) -> Any:
+            return tf.reduce_mean(tf.cast(tf.io.decode_png(encoded), tf.float32))
+
+        return {"y": tf.map_fn(mean, image_bytes, fn_output_signature=tf.float32)}
+
+
+def save_without_a_variable(target: Path) -> None:
+    """A TensorFlow 1 export whose checkpoint lacks one variable: it loads, and can't answer."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        saved = v1.get_variable("saved", initializer=0.5, use_resource=True)
+        left_out = v1.get_variable("left_out", initializer=2.0, use_resource=True)
+        y = x * saved + left_out
+        session.run(v1.global_variables_initializer())
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder = v1.saved_model.Builder(str(target))
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], {"serving_default": signature}, saver=v1.train.Saver([saved])
+        )
+        builder.save()
+
+
 def main(target: Path) -> None:
     half = HalfPlusTwo()
     tf.saved_model.save(half, str(target / "half_plus_two"), signatures=half.__call__)
@@ -121,6 +149,9 @@ def main(target: Path) -> None:
     tf.saved_model.save(
         examples, str(target / "examples"), signatures={name: getattr(examples, name) for name in names}
     )
+    image = Image()
+    tf.saved_model.save(image, str(target / "image"), signatures=image.__call__)
+    save_without_a_variable(target / "without_a_variable")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
+WORKING = ("half_plus_two", "mixed", "kinds", "examples", "image")
 
 
 @dataclass
@@ -119,12 +120,12 @@ def publish(exports: Path) -> Callable[[str, Path], Path]:
 def server(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with all kinds of models (each version 1), for tests that change nothing."""
     models = tmp_path_factory.mktemp("models")
-    for kind in ("half_plus_two", "mixed", "kinds", "examples"):
+    for kind in (*WORKING, "without_a_variable"):
         shutil.copytree(exports / kind, models / kind / "1")
     (models / "broken" / "1").mkdir(parents=True)
     with running_server(
         f"--models_dir={models}", "--max_num_load_retries=0", "--rest_api_timeout_in_ms=1500"
     ) as server:
-        for kind in ("half_plus_two", "mixed", "kinds", "examples"):
+        for kind in WORKING:
             server.wait_for(kind, 1)
         yield server

@@ -138,6 +138,22 @@ def test_status_of_a_version_that_failed(server: Server) -> None:
     assert server.client.get("/readyz").status_code == 200  # a bad model doesn't make the server unready
 
 
+def test_a_version_that_loads_but_can_not_answer_is_never_available(server: Server) -> None:
+    """tensorflow/serving issues 1086 and 572: "loaded successfully", then "uninitialized value" at each predict."""
+    server.wait_for("without_a_variable", 1, "END")
+    (status,) = server.client.get("/v1/models/without_a_variable").json()["model_version_status"]
+    assert status["status"]["error_code"] == "FAILED_PRECONDITION"
+    assert "Trial request to signature serving_default failed" in status["status"]["error_message"]
+    assert server.predict("without_a_variable", {"instances": [1.0]}).status_code == 404
+
+
+def test_a_model_that_refuses_made_up_input_is_served_all_the_same(server: Server) -> None:
+    refused = server.predict("image", {"instances": [""]})
+    assert refused.status_code == 400
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+    assert server.predict("image", {"instances": [{"b64": png}]}).json() == {"predictions": [128.0]}
+
+
 def test_metadata(server: Server) -> None:
     answer = server.client.get("/v1/models/half_plus_two/metadata").json()
     assert answer["model_spec"] == {"name": "half_plus_two", "signature_name": "", "version": "1"}
