@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 from celery.platforms import SecurityWarning
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from services.worker.celery_app import make_app
 from services.worker.runtime import Runtime
@@ -20,6 +20,10 @@ from shared.errors import ModelyardError
 from shared.settings import RUN_JOB_TASK, Settings
 
 LOOK_SECONDS = 0.03
+
+
+def keep_logging(**_: Any) -> None:
+    """A receiver of this signal keeps Celery from changing the logging that ``main`` has set up."""
 
 
 def main() -> int:
@@ -54,6 +58,7 @@ def main() -> int:
     def on_shutting_down(**_: Any) -> None:
         runtime.stopping.set()
 
+    setup_logging.connect(keep_logging, weak=False)
     worker_ready.connect(on_ready, weak=False)
     worker_shutting_down.connect(on_shutting_down, weak=False)
     runtime.start()

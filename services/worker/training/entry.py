@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -56,6 +57,7 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
         environment.quiet()
         with environment.without_banners():
             from services.worker.training.run import Run
+        gc.freeze()  # see preload; a fresh start gains the same
         timings.mark("imported")
         run = Run(request, emit, stop, timings)
         finished = run.run()

@@ -28,10 +28,7 @@ def build(spec: ModelSpec, data: TrainingData) -> keras.Model:
         TrainingFailed: model_invalid if it can't be built, shape_mismatch if it does not fit the data.
     """
     try:
-        if isinstance(spec, BuilderModel):
-            model = _from_builder(spec, data)
-        else:
-            model = _from_config(spec, data)
+        model = _from_builder(spec, data) if isinstance(spec, BuilderModel) else _from_config(spec, data)
     except (ValueError, TypeError) as error:
         known = explain(error)
         if known.code == "shape_mismatch":

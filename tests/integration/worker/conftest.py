@@ -34,7 +34,7 @@ class Stack:
             "home": home,
             "broker_url": broker.url,
             "serving_url": f"http://127.0.0.1:{self.serving_port}",
-            "allowed_paths": home.parent,
+            "allowed_paths": f"{home.parent}:{home.parent.parent}",
             "sweep_seconds": 0.5,
             "grace_seconds": 20,
             **settings,
