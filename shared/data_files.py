@@ -29,6 +29,9 @@ BATCH_CELLS = 50_000
 MAX_COLUMNS = 20_000
 MAX_ARRAYS = 1000
 MAX_CLASSES = 50
+# Wide files, such as images by pixel, would be described at greater length than they have.
+MAX_COLUMNS_WITH_VALUES = 200
+LONGEST_VALUE = 200
 DELIMITERS = ",;\t|"
 _ZIP_MAGIC = b"PK"
 _NPY_MAGIC = b"\x93NUMPY"
@@ -99,7 +102,7 @@ class _Column:
             return
         if self.classes is not None:
             self.classes.update(full)
-            if len(self.classes) > MAX_CLASSES:
+            if len(self.classes) > MAX_CLASSES or max(map(len, self.classes)) > LONGEST_VALUE:
                 self.classes = None
         if self.kind == "text":
             return
@@ -145,7 +148,7 @@ def inspect_csv(path: Path) -> dict[str, Any]:
     """``{"delimiter", "columns": [{"name", "kind", "missing", "min", "max", "values"}], "rows", "preview"}``.
 
     Reads the file once. ``kind`` is integer, number, text or empty; ``values`` counts the distinct values of
-    columns with at most 50 of them.
+    columns with at most 50 of them, in files with at most 200 columns.
 
     Raises:
         InvalidInput: with the line of the first row that has too few or too many cells.
@@ -156,13 +159,16 @@ def inspect_csv(path: Path) -> dict[str, Any]:
         rows = _rows(file, delimiter)
         _, header = next(rows, (1, []))
         names = _checked_header(header)
-        columns = [_Column(name, classes=Counter()) for name in names]
+        count_values = len(names) <= MAX_COLUMNS_WITH_VALUES
+        columns = [_Column(name, classes=Counter() if count_values else None) for name in names]
         width, count = len(names), 0
         preview: list[list[str]] = []
         at_once = max(1, BATCH_CELLS // width)
         while batch := list(itertools.islice(rows, at_once)):
             table = [row for line, row in batch if row and _is_whole(row, width, line)]
-            preview += [[cell[:200] for cell in row] for row in table[: PREVIEW_ROWS - len(preview)]]
+            preview += [
+                [cell[:LONGEST_VALUE] for cell in row] for row in table[: PREVIEW_ROWS - len(preview)]
+            ]
             count += len(table)
             for column, cells in zip(columns, zip(*table, strict=True), strict=False):
                 column.take(cells)
@@ -233,8 +239,8 @@ def _checked_header(header: list[str]) -> list[str]:
                 f"Column {number} has no name in the header.",
                 "Name every column; pandas writes its unnamed index unless told to_csv(index=False).",
             )
-        if "\0" in name:
-            raise invalid(f"The name of column {number} has a NUL character.")
+        if len(name) > LONGEST_VALUE or not name.isprintable():
+            raise invalid(f"The name of column {number} is too long, or has characters that can't be shown.")
         if name in seen:
             raise invalid(f"Two columns are named {name[:80]!r}.", "Give every column a name of its own.")
         seen.add(name)

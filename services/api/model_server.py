@@ -19,7 +19,7 @@ import orjson
 from anyio import to_thread
 
 from services.api.errors import DeadlineExceeded, UpstreamFailed, UpstreamRefused
-from services.api.shapes import expected_by
+from services.api.shapes import expected_by, from_metadata
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings import Settings
 from shared.store import Store
@@ -105,12 +105,12 @@ class ModelServer:
         if version is not None:
             path += f"/versions/{version}"
         answer = await self._post(f"{path}:predict", question.body)
+        if answer.status_code != httpx.codes.OK:
+            raise await self._refusal(question, version, answer)
         named = answer.headers.get("x-model-version", "")
         self._names_its_version = named.isdigit()
         if named.isdigit():
             version = int(named)
-        if answer.status_code != httpx.codes.OK:
-            raise await self._refusal(question, version, answer)
         return Prediction(version, answer.content)
 
     async def labelled(self, model: str, label: str) -> int:
@@ -228,8 +228,19 @@ class ModelServer:
         try:
             signatures = await self._remembered.get(("signatures", question.model, version), ask)
         except (NotFound, Unavailable):
-            return None
+            signatures = await self._described(question.model, version)  # a model that was not made here
         return expected_by(signatures, question.signature_name)
+
+    async def _described(self, model: str, version: int | None) -> dict[str, Any]:
+        """The signatures as the server itself describes them; none when it does not."""
+        url = f"{self._url}/v1/models/{quote(model, safe='')}"
+        if version is not None:
+            url += f"/versions/{version}"
+        try:
+            answer = await self.http.get(f"{url}/metadata", timeout=CONNECT_SECONDS)
+            return from_metadata(answer.json())
+        except (httpx.TransportError, ValueError):
+            return {}
 
     def forget(self) -> None:
         """A label or a version has changed through this process: look again."""

@@ -32,3 +32,23 @@ def _tensor(spec: Any) -> str:
         return f"{dtype} of any shape"
     sizes = ["any" if size in (None, -1) else str(size) for size in shape]
     return f"{dtype} of shape [{', '.join(sizes)}]"
+
+
+def from_metadata(metadata: Any) -> dict[str, Any]:
+    """TensorFlow Serving's answer to ``/metadata`` in the form of a version's record."""
+    try:
+        found = metadata["metadata"]["signature_def"]["signature_def"]
+        return {
+            name: {"inputs": {key: _from_tensor_info(info) for key, info in signature["inputs"].items()}}
+            for name, signature in found.items()
+            if not name.startswith("__")
+        }
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _from_tensor_info(info: Any) -> dict[str, Any]:
+    shape = info["tensor_shape"]
+    sizes = None if shape.get("unknown_rank") else [int(part["size"]) for part in shape.get("dim", [])]
+    dtype = str(info["dtype"]).removeprefix("DT_").lower()
+    return {"dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype), "shape": sizes}

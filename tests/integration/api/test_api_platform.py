@@ -233,9 +233,12 @@ def _almost_jobs(draw: st.DrawFn) -> Any:
     return job
 
 
-@pytest.fixture
-def fuzzed(start_api: Callable[..., Api]) -> Api:
-    return start_api()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fuzzed(request: pytest.FixtureRequest, start_api: Callable[..., Api]) -> Api:
+    """On both databases, since PostgreSQL refuses texts that SQLite takes."""
+    if request.param == "sqlite":
+        return start_api()
+    return start_api(database_url=request.getfixturevalue("postgres_url"))
 
 
 _FUZZ = settings(
@@ -260,7 +263,9 @@ def test_no_json_breaks_the_server(fuzzed: Api, body: Any, path: str) -> None:
 @_FUZZ
 @given(
     path=st.sampled_from(["/jobs/{}", "/models/{}", "/models/m/versions/{}", "/datasets/{}", "/models/m/labels/{}",
-                          "/jobs?after={}", "/jobs?label={}", "/jobs?model={}", "/{}", "/v1/models/{}"]),
+                          "/jobs?after={}", "/jobs?label={}", "/jobs?label=a={}", "/jobs?model={}", "/{}",
+                          "/v1/models/{}", "/v1/models/m/labels/{}:predict", "/models?after={}",
+                          "/jobs/job_0000000000000000000000/metrics?names={}"]),
     text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=30),
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE"]),
 )  # fmt: skip

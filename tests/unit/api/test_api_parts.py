@@ -12,7 +12,7 @@ import pytest
 from services.api.errors import STATUS, Malformed, status_of
 from services.api.fields import real_path
 from services.api.multipart import FilePart
-from services.api.shapes import expected_by
+from services.api.shapes import expected_by, from_metadata
 from services.api.upstream import forwarded, target_url
 from shared import errors as shared_errors
 from shared.errors import ModelyardError, StaleClaim
@@ -54,6 +54,29 @@ def test_paths_name_what_the_client_wrote(location: tuple[Any, ...], data: Any, 
 )  # fmt: skip
 def test_signatures_in_words(signatures: dict[str, Any], name: str | None, words: str | None) -> None:
     assert expected_by(signatures, name) == words
+
+
+def test_signatures_from_the_model_servers_own_description() -> None:
+    tensor = {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {"dim": [{"size": "-1"}, {"size": "3"}], "unknown_rank": False},
+    }
+    anything = {"dtype": "DT_STRING", "tensor_shape": {"dim": [], "unknown_rank": True}}
+    found = from_metadata(
+        {
+            "metadata": {
+                "signature_def": {
+                    "signature_def": {
+                        "serving_default": {"inputs": {"x": tensor, "y": anything}},
+                        "__saved_model_init_op": {"inputs": {}},
+                    }
+                }
+            }
+        }
+    )
+    words = "serving_default takes x: float32 of shape [any, 3]; y: string of any shape."
+    assert expected_by(found, None) == words
+    assert from_metadata({"error": "x"}) == from_metadata([]) == {}
 
 
 def test_every_error_has_a_status() -> None:

@@ -98,7 +98,8 @@ def test_csv_files_as_people_write_them(tmp_path: Path, content: bytes, rows: in
         (b"1,2,3\n4,5,6\n", "numbers only"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
         (b"\x00\x01\x02\xff", "not UTF-8"),
-        (b"a\x00b,c\n1,2\n", "NUL"),
+        (b"a\x00b,c\n1,2\n", "column 1"),
+        (b"x" * 201 + b",c\n1,2\n", "column 1"),
         (b"\x1f\x8b\x08" + bytes(20), "compressed"),
         (b"\x89HDF\r\n\x1a\n", "compressed"),
         (b"\x93NUMPY\x01\x00", "single .npy"),
@@ -107,6 +108,17 @@ def test_csv_files_as_people_write_them(tmp_path: Path, content: bytes, rows: in
 )
 def test_what_is_wrong_with_a_csv_file_is_said_in_words(tmp_path: Path, content: bytes, words: str) -> None:
     assert words in _refused(tmp_path, content).message
+
+
+def test_wide_and_long_files_are_described_briefly(tmp_path: Path) -> None:
+    header = ",".join(f"p{n}" for n in range(785))
+    row = ",".join(str(n % 10) for n in range(785))
+    _, info = inspect(_file(tmp_path, f"{header}\n{row}\n{row}\n".encode()))
+    assert len(info["columns"]) == 785
+    assert info["columns"][7] == {"name": "p7", "kind": "integer", "missing": 0, "min": 7, "max": 7}
+    _, info = inspect(_file(tmp_path, b"a,b\n" + b"x" * 1000 + b",1\n"))
+    assert "values" not in info["columns"][0]
+    assert len(info["preview"][0][0]) == 200
 
 
 def test_an_npz_file_is_described_without_loading_it(tmp_path: Path) -> None:
