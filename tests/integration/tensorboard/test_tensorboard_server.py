@@ -1,0 +1,122 @@
+"""TensorBoard as the platform runs it: small, quick, below its prefix, and following a run that still writes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).parents[3]
+WRITER = """
+import sys, time, types
+sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+writer = EventFileWriter(sys.argv[1])
+for step, line in enumerate(sys.stdin):
+    value = Summary.Value(tag="loss", simple_value=float(line))
+    writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=[value])))
+    writer.flush()
+    print(step, flush=True)
+"""
+
+
+@dataclass
+class Board:
+    url: str
+    runs: Path
+    process: subprocess.Popen[bytes]
+    seconds: float
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.url}/tensorboard{path}")
+
+    def scalars(self, run: str) -> list[float]:
+        answer = self.get(f"/data/plugin/scalars/scalars?run={run}&tag=loss")
+        return [value for _, _, value in answer.json()] if answer.is_success else []
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    runs = tmp_path_factory.mktemp("runs")
+    port = free_port()
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.tensorboard", "--logdir", str(runs), "--port", str(port)], cwd=ROOT
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            assert process.poll() is None
+            assert time.monotonic() - began < 60
+            try:
+                httpx.get(f"{url}/tensorboard/data/environment").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        yield Board(url, runs, process, time.monotonic() - began)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_starts_small_and_without_tensorflow(board: Board) -> None:
+    process = psutil.Process(board.process.pid)
+    assert process.memory_info().rss < 110e6
+    assert not [item for item in process.memory_maps() if "libtensorflow" in item.path]
+    assert not process.children(), "the fast loader would be a process that outlives a SIGKILL"
+    assert board.seconds < 10  # 0.7 s on a quiet machine; this one may be busy
+
+
+def test_it_lives_below_its_prefix_only(board: Board) -> None:
+    assert board.get("/").status_code == 200
+    assert httpx.get(f"{board.url}/data/environment").status_code == 404
+
+
+def test_a_run_shows_while_it_is_being_written(board: Board) -> None:
+    folder = board.runs / "digits" / "20260102-job_1" / "train"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    seen: list[float] = []
+    try:
+        for number, value in enumerate((2.0, 1.0, 0.5)):
+            writer.stdin.write(f"{value}\n")
+            writer.stdin.flush()
+            assert writer.stdout.readline().strip() == str(number)
+            deadline = time.monotonic() + 20
+            while len(seen) <= number:
+                assert time.monotonic() < deadline
+                seen = board.scalars("digits/20260102-job_1/train")
+                time.sleep(0.1)
+    finally:
+        writer.stdin.close()
+        writer.stdout.close()
+        writer.wait(20)
+    assert seen == [2.0, 1.0, 0.5]
+
+
+def test_term_ends_it_in_good_order(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.tensorboard", "--logdir", str(tmp_path), "--port", str(free_port())],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert "TensorBoard" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
