@@ -14,7 +14,7 @@ help: ## show this list
 
 demo: ## train, publish and query LeNet on Fashion-MNIST (KEEP=1 leaves it running)
 	@since=$$(date +%s) && deploy/bootstrap.sh local && \
-	$(PY) -m modelyard.demo --since $$since --port $(PORT) $(if $(KEEP),--keep)
+	$(PY) -m modelyard demo --since $$since --port $(PORT) $(if $(KEEP),--keep)
 
 up: env ## start the platform on this machine, in the foreground
 	@$(PY) -m modelyard up --port $(PORT)
