@@ -90,6 +90,7 @@ class _Column:
     name: str
     kind: Literal["empty", "integer", "number", "text"] = "empty"
     missing: int = 0
+    not_finite: int = 0
     low: float = math.inf
     high: float = -math.inf
     classes: Counter[str] | None = None
@@ -116,10 +117,12 @@ class _Column:
             return
         if self.kind != "number":
             self.kind = "integer" if all(map(float.is_integer, numbers)) else "number"
-        if math.isnan(sum(numbers)):
-            numbers = [number for number in numbers if not math.isnan(number)] or [math.nan]
-        self.low = min(self.low, *numbers)
-        self.high = max(self.high, *numbers)
+        if not math.isfinite(sum(numbers)):
+            finite = list(filter(math.isfinite, numbers))
+            self.not_finite += len(numbers) - len(finite)
+            numbers = finite
+        self.low = min(self.low, *numbers, math.inf)
+        self.high = max(self.high, *numbers, -math.inf)
 
     def described(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"name": self.name, "kind": self.kind, "missing": self.missing}
@@ -127,6 +130,8 @@ class _Column:
             whole = self.kind == "integer"
             shown["min"] = int(self.low) if whole else self.low
             shown["max"] = int(self.high) if whole else self.high
+        if self.kind == "number" and self.not_finite:
+            shown["not_finite"] = self.not_finite
         if self.classes:
             shown["values"] = dict(self.classes)
         return shown
@@ -145,7 +150,8 @@ def csv_header(path: Path, delimiter: str) -> dict[str, Any]:
 
 
 def inspect_csv(path: Path) -> dict[str, Any]:
-    """``{"delimiter", "columns": [{"name", "kind", "missing", "min", "max", "values"}], "rows", "preview"}``.
+    """``{"delimiter", "columns": [{"name", "kind", "missing", "min", "max", "not_finite",
+    "values"}], "rows", "preview"}``.
 
     Reads the file once. ``kind`` is integer, number, text or empty; ``values`` counts the distinct values of
     columns with at most 50 of them, in files with at most 200 columns.

@@ -107,18 +107,35 @@ def _check_columns(spec: CsvDataset, info: Mapping[str, Any]) -> None:
     chosen = spec.features or [name for name in names if name != spec.label]
     if not chosen:
         raise InvalidInput("The file has no column beside the label.", field="dataset.csv")
-    kinds = {column["name"]: column.get("kind") for column in info["columns"]}
+    columns = {column["name"]: column for column in info["columns"]}
     for name in chosen:
-        if kinds[name] in ("text", "empty"):
-            what = "text" if kinds[name] == "text" else "no values"
-            raise InvalidInput(
-                f"The feature column {name!r} has {what}; features are numbers.",
-                code="feature_not_numeric",
-                field="dataset.features",
-                hint="Name the numeric columns in 'features', or encode this one as numbers.",
-            )
-    if kinds[spec.label] == "empty":
-        raise InvalidInput(f"The label column {spec.label!r} has no values.", field="dataset.label")
+        _check_feature(columns[name])
+    if missing := columns[spec.label].get("missing", 0):
+        raise InvalidInput(
+            f"The label column {spec.label!r} has no value in {missing} rows.",
+            code="values_missing",
+            field="dataset.label",
+            hint="Fill these cells or leave these rows out, and upload the file again.",
+        )
+
+
+def _check_feature(column: Mapping[str, Any]) -> None:
+    name = column["name"]
+    if column.get("kind") == "text":
+        raise InvalidInput(
+            f"The feature column {name!r} has text; features are numbers.",
+            code="feature_not_numeric",
+            field="dataset.features",
+            hint="Name the numeric columns in 'features', or encode this one as numbers.",
+        )
+    gaps = column.get("missing", 0) + column.get("not_finite", 0)
+    if gaps:
+        raise InvalidInput(
+            f"The feature column {name!r} has no finite number in {gaps} rows.",
+            code="values_missing",
+            field="dataset.features",
+            hint="Fill these cells or leave these rows out, or name the columns to use in 'features'.",
+        )
 
 
 def _no_column(name: str, names: list[str], where: str) -> InvalidInput:

@@ -201,6 +201,31 @@ def test_data_that_does_not_fit_is_refused_at_submission(
         assert "--allow-path" in (problem.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("rows", "dataset", "field"),
+    [
+        (b"1,2,x\n1,,y\n", {"label": "c"}, "dataset.features"),
+        (b"1,2,x\n1,nan,y\n", {"label": "c"}, "dataset.features"),
+        (b"1,inf,x\n1,2,y\n", {"label": "c"}, "dataset.features"),
+        (b"1,2,x\n1,2, \n", {"label": "c"}, "dataset.label"),
+        (b"1,,x\n1,,y\n", {"label": "c", "features": ["b"]}, "dataset.features"),
+        (b"1,,x\n1,,y\n", {"label": "b", "features": ["a"]}, "dataset.label"),
+    ],
+)
+def test_gaps_in_the_columns_used_are_refused_at_submission(
+    client: TestClient, rows: bytes, dataset: dict[str, Any], field: str
+) -> None:
+    named = {"csv": _upload(client, b"a,b,c\n" + rows).id, **dataset}
+    answer = client.post("/jobs", json=train_request(dataset=named, fit={"batch_size": 1}))
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
+        422,
+        "values_missing",
+        field,
+    )
+    named = {**named, "label": "c" if b",x\n1,2, " not in rows else "b", "features": ["a"]}
+    assert client.post("/jobs", json=train_request(dataset=named, fit={"batch_size": 1})).status_code == 202
+
+
 def test_data_that_fits_is_accepted(client: TestClient, settings: Settings, csv_id: str) -> None:
     (allowed,) = settings.allowed_paths
     (allowed / "good.csv").write_bytes(CSV)

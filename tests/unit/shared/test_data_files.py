@@ -46,7 +46,7 @@ def test_a_csv_file_is_described(tmp_path: Path) -> None:
     assert info["columns"] == [
         {"name": "a", "kind": "integer", "missing": 0, "min": -3, "max": 6,
          "values": {"1": 1, "2": 1, "-3": 1, "4": 1, "5": 1, "6": 1}},
-        {"name": "b", "kind": "number", "missing": 1, "min": 1.0, "max": 1000.0,
+        {"name": "b", "kind": "number", "missing": 1, "min": 1.0, "max": 1000.0, "not_finite": 1,
          "values": {"2.5": 1, "1e3": 1, "nan": 1, "1": 2}},
         {"name": "species", "kind": "text", "missing": 0,
          "values": {"setosa": 2, "virginica": 1, "x,y": 1, "z": 2}},
