@@ -145,7 +145,7 @@ def _column(name: str, y: Array) -> Array:
         )
     if y.ndim == 0 or 0 in y.shape:
         raise data_invalid(f"the array {name!r} is empty: its shape is {y.shape}")
-    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    return y.reshape(-1) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def batch_fits(data: TrainingData, batch_size: int) -> None:

@@ -74,7 +74,7 @@ def _features(spec: CsvDataset, header: list[str]) -> list[str]:
 def _read_fast(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array, Array] | None:
     """float32 [N, F] and the labels, as float64 or text [N]; None if the slow reader must have a look."""
     try:
-        import pyarrow as pa
+        import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
         from pyarrow import csv as arrow
     except ImportError:
         return None

@@ -1,0 +1,150 @@
+"""Whole jobs in child processes: what goes in, what is said, what lies on disk afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training.conftest import DIGITS_JOB, Supervisor, changed
+
+
+def test_images_to_a_served_model(supervisor: Supervisor, digits: Path) -> None:
+    job = supervisor.run(changed(DIGITS_JOB, model={"builder": "lenet5", "params": {}}), data=digits)
+
+    stages = [event["stage"] for event in job.of("stage")]
+    assert stages == ["preparing_data", "building", "training", "evaluating", "exporting"]
+    epochs = job.of("epoch")
+    assert [event["epoch"] for event in epochs] == [1, 2]
+    assert epochs[-1]["step"] == 2 * 24  # 1,500 rows in batches of 64, the short last one kept
+    assert set(epochs[0]["metrics"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert epochs[-1]["metrics"]["loss"] < epochs[0]["metrics"]["loss"]
+    finished = job.last
+    assert finished["event"] == "finished"
+    assert finished["metrics"]["test_accuracy"] == pytest.approx(epochs[-1]["metrics"]["val_accuracy"])
+    assert finished["classes"] == [str(index) for index in range(10)]
+    facts = job.noted()
+    assert facts["data"]["rows"] == {"train": 1500, "validation": 297, "test": 297}
+    assert facts["model"]["parameters"] == 61706
+    assert facts["timings"]["first_step"] > 0
+
+    loaded = tf.saved_model.load(str(job.run_dir / finished["export_dir"]))
+    x = np.load(digits)["x_test"][:3]
+    answer = loaded.signatures["serving_default"](image=tf.constant(x, tf.float32))["probabilities"]
+    files = tf.stack([tf.io.encode_png(row) for row in x])
+    from_files = loaded.signatures["image_bytes"](image_bytes=files)["probabilities"]
+    np.testing.assert_allclose(answer.numpy().sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(answer, from_files, atol=1e-5)
+    manifest = json.loads((job.run_dir / "export/assets.extra/modelyard.json").read_text())
+    assert manifest["input"] == {"kind": "image", "shape": [8, 8, 1], "columns": None, "largest_value": 255.0}
+    assert manifest["signatures"] == finished["signatures"]
+
+
+def test_text_labels_in_a_csv_file(supervisor: Supervisor, iris: Path) -> None:
+    spec = {
+        "model": {"builder": "mlp", "params": {"units": [16], "dropout": 0.1}},
+        "dataset": {"csv": "ds_iris", "label": "species"},
+        "fit": {"epochs": 30, "batch_size": 16, "learning_rate": 0.02, "metrics": ["accuracy", "AUC"]},
+    }
+    job = supervisor.run(spec, data=iris)
+    assert job.last["classes"] == ["setosa", "versicolor", "virginica"]
+    assert job.last["metrics"]["test_accuracy"] > 0.8
+    assert job.last["metrics"]["test_auc"] > 0.9
+    assert job.last["signatures"]["serving_default"]["inputs"] == {
+        "features": {"dtype": "float32", "shape": [None, 4]}
+    }
+    assert job.noted()["model"]["loss"] == "CategoricalCrossentropy"
+
+
+def test_numbers_to_predict(supervisor: Supervisor, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(400, 3))
+    np.savez(tmp_path / "line.npz", x=x, y=x @ [1.0, -2.0, 0.5] + 3)
+    spec = {
+        "model": {"builder": "mlp", "params": {"units": [16]}},
+        "dataset": {"npz": "ds_line", "validation_split": 0.25},
+        "fit": {"epochs": 40, "batch_size": 20, "learning_rate": 0.01},
+    }
+    job = supervisor.run(spec, data=tmp_path / "line.npz")
+    assert job.last["classes"] is None
+    assert job.last["metrics"] == {}
+    assert job.of("epoch")[-1]["metrics"]["val_loss"] < 0.2
+    assert list(job.last["signatures"]["serving_default"]["outputs"]) == ["value"]
+
+
+def test_event_files_hold_scalars_histograms_images_and_both_graphs(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    spec = changed(
+        DIGITS_JOB, model={"builder": "lenet5", "params": {}}, tensorboard={"update_freq": "batch"}
+    )
+    job = supervisor.run(spec, data=digits)
+    train = EventAccumulator(str(job.run_dir / "train"), size_guidance={"tensors": 0}).Reload()
+    tags = train.Tags()
+    assert tags["graph"], "the op-level graph"
+    names = set(tags["tensors"])
+    assert {"epoch_loss", "epoch_accuracy", "epoch_learning_rate", "batch_loss", "training_images"} <= names
+    assert {"keras", "job", "c3/kernel/histogram", "c3/kernel/image", "f5/kernel/image"} <= names
+    assert [event.step for event in train.Tensors("batch_loss")] == list(range(1, 49))
+    validation = EventAccumulator(str(job.run_dir / "validation")).Reload()
+    assert {"epoch_loss", "evaluation_accuracy_vs_iterations"} <= set(validation.Tags()["tensors"])
+
+
+def test_points_of_a_long_epoch_are_thinned(supervisor: Supervisor, digits: Path) -> None:
+    job = supervisor.run(changed(DIGITS_JOB, fit={"epochs": 1, "batch_size": 4}), data=digits)
+    points = job.of("metrics")
+    assert 90 <= len(points) <= 100
+    assert all(event["step"] % 4 == 0 and "batch_loss" in event["values"] for event in points)
+    assert job.of("progress")[-1]["step"] == 375
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"fit": {"learning_rate": 100.0, "optimizer": "sgd", "loss": "mse"}}, "nan_loss", "step"),
+        ({"fit": {"batch_size": 2000}}, "data_invalid", "fit.batch_size is 2000"),
+        ({"fit": {"optimizer": {"name": "SGD", "params": {"momentun": 1}}}}, "model_invalid", "momentun"),
+        ({"fit": {"metrics": [{"name": "AUC", "params": {"curve": "x"}}]}}, "model_invalid", "fit.metrics.0"),
+        (
+            {"fit": {"callbacks": [{"name": "CSVLogger", "params": {"filename": "../../x.csv"}}]}},
+            "model_invalid",
+            "outside the run's folder",
+        ),
+        ({"dataset": {"x": "x_tain"}}, "data_invalid", "x_tain"),
+    ],
+)
+def test_what_can_not_work_fails_in_words(
+    supervisor: Supervisor, digits: Path, tmp_path: Path, change: dict[str, Any], code: str, words: str
+) -> None:
+    data = digits
+    if code == "nan_loss":
+        data = tmp_path / "numbers.npz"
+        x = np.random.default_rng(0).normal(size=(640, 3)) * 100
+        np.savez(data, x=x, y=x.sum(axis=1) * 1e6)
+    failed = supervisor.fail(changed(DIGITS_JOB, **change), data=data)
+    assert failed["code"] == code
+    assert words in failed["message"]
+
+
+def test_losses_that_are_not_finite_are_trained_on_when_asked(supervisor: Supervisor, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(640, 3)) * 100
+    np.savez(tmp_path / "n.npz", x=x, y=x.sum(axis=1) * 1e6)
+    fit = {"learning_rate": 100.0, "optimizer": "sgd", "on_nan": "continue", "loss": "mse"}
+    job = supervisor.run(changed(DIGITS_JOB, fit=fit), data=tmp_path / "n.npz")
+    assert len(job.of("epoch")) == 2
+
+
+def test_a_full_disk_is_told_as_such(supervisor: Supervisor, digits: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    # every write to this device fails with ENOSPC, as on a full disk
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints" / ".00001-00000000.npz.tmp").symlink_to("/dev/full")
+    failed = supervisor.fail(DIGITS_JOB, data=digits)
+    assert failed["code"] == "disk_full"
+    assert "retry" in failed["hint"]

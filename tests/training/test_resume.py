@@ -1,0 +1,124 @@
+"""Stopping, dying and going on: the end must be the same as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tests.training.conftest import DIGITS_JOB, Supervisor, changed
+
+# Dropout makes the seed generators' state matter, Adam the optimizer's, the callbacks theirs
+EXACT = changed(
+    DIGITS_JOB,
+    model={"builder": "mlp", "params": {"units": "32", "dropout": 0.2}},
+    fit={
+        "epochs": 6,
+        "batch_size": 8,
+        "deterministic": True,
+        "callbacks": [
+            {"name": "ReduceLROnPlateau", "params": {"monitor": "loss", "patience": 1, "min_delta": 0.2}},
+            {
+                "name": "EarlyStopping",
+                "params": {"monitor": "val_loss", "patience": 3, "restore_best_weights": True},
+            },
+        ],
+    },
+    checkpoint={"every": 50, "keep": 2},
+)
+
+
+def _weights(run_dir: Path) -> list[np.ndarray[Any, Any]]:
+    loaded = tf.saved_model.load(str(run_dir / "export"))
+    return [variable.numpy() for variable in loaded.variables]
+
+
+def test_a_killed_job_ends_with_the_very_weights_of_an_uninterrupted_one(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    whole = supervisor.run(EXACT, data=digits, run="whole")
+
+    broken = supervisor.start(EXACT, data=digits, run="broken")
+    broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 400)
+    os.kill(broken.trainer.pid, signal.SIGKILL)
+    assert broken.finish() == -signal.SIGKILL
+    resumed = supervisor.run(EXACT, data=digits, run="broken")
+
+    place = resumed.noted()["resumed_from"]
+    assert place["total"] >= 400
+    assert place["step"] > 0, "in the middle of an epoch"
+    assert resumed.last["metrics"] == whole.last["metrics"]
+    for one, other in zip(_weights(whole.run_dir), _weights(resumed.run_dir), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # the broken epoch's means cover its first part too
+    expected = {event["epoch"]: event["metrics"] for event in whole.of("epoch")}
+    for event in resumed.of("epoch"):
+        assert event["metrics"] == expected[event["epoch"]]
+
+
+def test_sigterm_writes_a_checkpoint_within_a_second_and_a_retry_goes_on(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    spec = changed(DIGITS_JOB, fit={"epochs": 500, "batch_size": 8})
+    job = supervisor.start(spec, data=digits)
+    job.wait_for(lambda event: event["event"] == "epoch")
+    asked = time.monotonic()
+    job.trainer.terminate()
+    assert job.finish() == 75
+    assert time.monotonic() - asked < 3  # the machine may be busy; measured alone: 0.2 s
+    assert job.last["event"] == "stopped"
+    assert (job.run_dir / job.last["checkpoint"]).is_file()
+
+    retried = supervisor.start(spec, data=digits)
+    fact = retried.wait_for(lambda event: event["event"] == "info" and "resumed_from" in event["data"])
+    assert fact["data"]["resumed_from"]["total"] == job.of("checkpoint")[-1]["step"]
+
+
+def test_sigterm_before_training_stops_without_a_checkpoint(supervisor: Supervisor, digits: Path) -> None:
+    job = supervisor.start(DIGITS_JOB, data=digits)
+    job.wait_for(lambda event: event["event"] == "stage")
+    job.trainer.terminate()
+    assert job.finish() == 75
+    assert job.last == {"event": "stopped", "checkpoint": None}
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(supervisor: Supervisor, digits: Path) -> None:
+    supervisor.run(changed(DIGITS_JOB, checkpoint={"every": "epoch", "keep": 2}), data=digits)
+    newest = tmp = sorted((supervisor.home / "run/checkpoints").glob("*.npz"))[-1]
+    data = bytearray(tmp.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+
+    job = supervisor.run(DIGITS_JOB, data=digits)
+    assert [event["code"] for event in job.of("warning")] == ["checkpoint_damaged"]
+    assert job.noted()["resumed_from"] == {"epoch": 1, "step": 0, "total": 24}
+    assert [event["epoch"] for event in job.of("epoch")] == [2]
+
+
+def test_a_job_that_was_lost_after_training_is_only_evaluated_and_exported_again(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    first = supervisor.run(DIGITS_JOB, data=digits)
+    again = supervisor.run(DIGITS_JOB, data=digits)
+    assert again.of("epoch") == []
+    assert again.last["metrics"] == first.last["metrics"]
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(supervisor: Supervisor, digits: Path) -> None:
+    supervisor.run(DIGITS_JOB, data=digits)
+    other = supervisor.run(changed(DIGITS_JOB, fit={"seed": 5}), data=digits)
+    assert {event["code"] for event in other.of("warning")} == {"checkpoint_foreign"}
+    assert len(other.of("epoch")) == 2
+
+
+def test_the_program_ends_with_its_supervisor(supervisor: Supervisor, digits: Path) -> None:
+    job = supervisor.start(changed(DIGITS_JOB, fit={"epochs": 1000}), data=digits)
+    job.wait_for(lambda event: event["event"] == "epoch")
+    os.close(job.trainer._lifeline)
+    assert job.finish(timeout=5) == -signal.SIGKILL
+    job.trainer._lifeline = os.dup(job.trainer.events)  # for close
