@@ -111,7 +111,8 @@ build=$(mktemp)
 awk '/^setuptools==/ { on = 1 } on { print } on && !/\\$/ { exit }' "$lock" >"$build"
 "$venv/bin/python" -m pip install -qq --require-hashes -r "$build" || { rm -f "$build"; exit 1; }
 rm -f "$build"
-"$venv/bin/python" -m pip install -qq --require-hashes --no-build-isolation -r "$lock"
+# The lock is complete. --no-deps: tensorflow-serving-api would ask for a second TensorFlow, see overrides.txt.
+"$venv/bin/python" -m pip install -qq --no-deps --require-hashes --no-build-isolation -r "$lock"
 "$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation -e .
 digest "$lock" >"$venv/.modelyard-$name"
 echo "bootstrap: ready in $(($(date +%s) - began)) s"

@@ -16,6 +16,7 @@ resolve() {
     name=$1
     shift
     "$UV" pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+        --overrides requirements/overrides.txt \
         --generate-hashes --no-emit-index-url --no-header "$@" -o "requirements/$name.lock"
     echo "requirements/$name.lock: $(grep -c '==' "requirements/$name.lock") packages"
 }
