@@ -37,7 +37,8 @@ def inputs(name: str, x: Array) -> tuple[Array, InputKind]:
     if x.dtype.kind == "f":
         finite(name, x)
     if x.dtype != np.uint8:
-        x = np.ascontiguousarray(x, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            x = np.ascontiguousarray(x, dtype=np.float32)
         finite(name, x)  # a double may be too large for a float
     channels = x.shape[-1] in {1, 3, 4}
     if x.ndim == 4 and channels:
@@ -102,7 +103,8 @@ def class_labels(name: str, y: Array) -> Array:
                 f"the array {name!r} has shape {list(y.shape)}; class labels are one number a row, or one-hot rows",
                 "For regression name a regression loss, such as mean_squared_error, in fit.loss.",
             )
-        return np.argmax(y, axis=1).astype(np.int32)
+        codes: Array = np.argmax(y, axis=1).astype(np.int32)
+        return codes
     if y.dtype.kind == "f":
         finite(name, y)
         wrong = np.flatnonzero(y != np.floor(y))
@@ -132,7 +134,8 @@ def number_targets(name: str, y: Array) -> Array:
         raise data_invalid(
             f"the array {name!r} has shape {list(y.shape)}; targets are [rows] or [rows, numbers]"
         )
-    y = y.astype(np.float32)
+    with np.errstate(over="ignore"):
+        y = y.astype(np.float32)
     finite(name, y)
     return y
 

@@ -19,6 +19,8 @@ from services.worker.training.data.record import Array, Rows, Task, TrainingData
 from services.worker.training.failures import data_invalid
 from shared.specs import CsvDataset
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def load(spec: CsvDataset, path: Path, *, fingerprint: str, loss: str | None) -> TrainingData:
     """All rows of the file, checked; text labels become classes in alphabetical order.
@@ -157,7 +159,7 @@ def _number(text: str, line: int, column: str) -> float:
         value = float(text)
     except ValueError:
         _bad_number(text, line, column)
-    if not np.isfinite(np.float32(value)):
+    if not abs(value) <= _LARGEST:
         raise data_invalid(
             f"line {line}, column {column!r}: {text.strip()!r} is not a finite number",
             "Fill in or drop missing values first.",

@@ -10,7 +10,7 @@ import numpy as np
 
 from services.worker.training.data import checks
 from services.worker.training.data.record import Array, Rows, Task, TrainingData
-from services.worker.training.failures import TrainingFailed, data_invalid
+from services.worker.training.failures import data_invalid
 from shared.specs import NpzDataset
 
 
@@ -21,17 +21,18 @@ def load(spec: NpzDataset, path: Path, *, fingerprint: str, loss: str | None) ->
         TrainingFailed: data_invalid, naming the array.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # a file of our own, for np.load leaves one open when it is not an archive
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise data_invalid(
                     f"{path.name} is a single array, not an .npz archive with x_train and y_train"
                 )
-            x_name, y_name = _names(spec, archive.files)
-            x, y = _array(archive, x_name), _array(archive, y_name)
-            test = _test(spec, archive)
+            with archive:
+                x_name, y_name = _names(spec, archive.files)
+                x, y = _array(archive, x_name), _array(archive, y_name)
+                test = _test(spec, archive)
     except (zipfile.BadZipFile, ValueError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, TrainingFailed):
-            raise
         raise data_invalid(
             f"{path.name} can't be read as an .npz archive: {error}",
             "Write it with numpy.savez or numpy.savez_compressed.",

@@ -1,0 +1,125 @@
+"""Files that later attempts and later jobs rely on: checkpoints, decoded arrays, Debian's rebuilt archives."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.worker.training import checkpoints
+from services.worker.training.checkpoints import Checkpoint, Position
+from services.worker.training.data import debian, decoded
+from services.worker.training.data.tfds import cache_key
+from services.worker.training.weight_images import as_image
+
+
+def a_checkpoint(epoch: int, step: int = 0) -> Checkpoint:
+    return Checkpoint(
+        position=Position(epoch, step, epoch * 10 + step),
+        arrays={"model/00000": np.full((3, 2), epoch, np.float32), "seed": np.array([1, 2], np.uint32)},
+        callbacks=[{"best": float("nan"), "wait": 2}],
+        identity={"seed": 1},
+        complete=epoch == 3,
+    )
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = checkpoints.write(tmp_path, a_checkpoint(2, 5), keep=2)
+    (found_path, found), *rest = checkpoints.newest(tmp_path)
+    assert (found_path, rest) == (path, [])
+    assert isinstance(found, Checkpoint)
+    assert found.position == Position(2, 5, 25)
+    assert found.identity == {"seed": 1}
+    assert found.arrays["seed"].dtype == np.uint32
+    np.testing.assert_array_equal(found.arrays["model/00000"], np.full((3, 2), 2))
+
+
+def test_the_newest_are_kept_and_come_first(tmp_path: Path) -> None:
+    for epoch in range(12):
+        checkpoints.write(tmp_path, a_checkpoint(epoch), keep=3)
+    positions = [c.position.epoch for _, c in checkpoints.newest(tmp_path) if isinstance(c, Checkpoint)]
+    assert positions == [11, 10, 9]
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone", "note"])
+def test_a_damaged_checkpoint_is_reported_not_trusted(tmp_path: Path, harm: str) -> None:
+    checkpoints.write(tmp_path, a_checkpoint(1), keep=2)
+    path = checkpoints.write(tmp_path, a_checkpoint(2), keep=2)
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[100] ^= 1
+        path.write_bytes(data)
+    elif harm == "cut":
+        path.write_bytes(data[:-10])
+    elif harm == "gone":
+        path.unlink()
+    else:
+        path.with_suffix(".json").write_text("{")
+    (_, newest), (_, before) = checkpoints.newest(tmp_path)
+    assert isinstance(newest, str)
+    assert isinstance(before, Checkpoint)
+    assert before.position.epoch == 1
+
+
+def test_a_failed_write_leaves_the_older_checkpoint_and_no_scraps(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, a_checkpoint(1), keep=2)
+    (tmp_path / ".00002-00000000.npz.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.write(tmp_path, a_checkpoint(2), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00001-00000000.json", "00001-00000000.npz"]
+
+
+def test_decoded_arrays_are_mapped_and_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert decoded.read(folder) is None
+    decoded.write(folder, {"x": np.arange(6, dtype=np.uint8)}, {"name": "n"})
+    decoded.write(folder, {"x": np.zeros(9, np.uint8)}, {"name": "late"})  # another job was first
+    found = decoded.read(folder)
+    assert found is not None
+    assert found[0]["x"].tolist() == list(range(6))
+    assert isinstance(found[0]["x"], np.memmap)
+    assert found[1]["name"] == "n"
+    assert [path.name for path in folder.parent.iterdir()] == ["b"]
+
+
+def test_damaged_decoded_arrays_are_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    decoded.write(folder, {"x": np.arange(6)}, {})
+    (folder / "x.npy").write_bytes(b"junk")
+    assert decoded.read(folder) is None
+    decoded.write(folder, {"x": np.arange(3)}, {})
+    found = decoded.read(folder)
+    assert found is not None
+    assert len(found[0]["x"]) == 3
+
+
+def test_cache_keys_are_readable_and_distinct() -> None:
+    keys = {
+        cache_key("fashion_mnist", "train"),
+        cache_key("fashion_mnist", "train[:5%]"),
+        cache_key("mnist", "train"),
+    }
+    assert len(keys) == 3
+    assert all("/" not in key and "[" not in key for key in keys)
+
+
+def test_a_file_that_is_not_the_published_one_is_refused() -> None:
+    with pytest.raises(debian.NotAvailable, match="not the published file"):
+        debian.rebuilt("t10k-labels-idx1-ubyte.gz", gzip.compress(b"other"))
+
+
+def test_kernels_are_laid_out_as_a_grid() -> None:
+    kernel = np.zeros((5, 5, 3, 4), np.float32)
+    kernel[:, :, 2, 3] = 1
+    image = as_image(kernel)
+    assert image is not None
+    assert image.shape == (1, 3 * 6 - 1, 4 * 6 - 1, 1)
+    assert image[0, -1, -1, 0] == 255
+    assert image[0, 0, 0, 0] == 0
+    bias = as_image(np.zeros(7, np.float32))
+    assert bias is not None
+    assert bias.shape == (1, 1, 7, 1)
+    assert as_image(np.full(3, np.nan)) is None
