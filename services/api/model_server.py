@@ -19,6 +19,7 @@ import orjson
 from anyio import to_thread
 
 from services.api.errors import DeadlineExceeded, UpstreamFailed, UpstreamRefused
+from services.api.keep_alive import KeepAlivePool, Reply
 from services.api.shapes import expected_by, from_metadata
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.settings import Settings
@@ -30,7 +31,6 @@ REMEMBERED = 1000
 DEADLINE_SECONDS = 120.0  # the first call of a large model may compile it
 CONNECT_SECONDS = 2.0
 IMAGE_SIGNATURE = "image_bytes"
-_JSON_HEADERS = {"content-type": "application/json"}
 _LABEL_IN_PATH = re.compile(rb"^(/v1/models/)([^/:]+)/labels/([^/:]+)((?::|/).*)?$")
 
 
@@ -85,6 +85,7 @@ class ModelServer:
         self.http = http
         self._store = store
         self._url = settings.serving_url.rstrip("/")
+        self._pool = KeepAlivePool(settings.serving_url)
         self._remembered = Remembered(REMEMBER_SECONDS)
         self._names_its_version: bool | None = None
 
@@ -101,13 +102,13 @@ class ModelServer:
             version = await self.labelled(question.model, question.label)
         elif version is None and not self._names_its_version:
             version = await self._highest_available(question.model)
-        path = f"{self._url}/v1/models/{quote(question.model, safe='')}"
+        path = f"/v1/models/{quote(question.model, safe='')}"
         if version is not None:
             path += f"/versions/{version}"
         answer = await self._post(f"{path}:predict", question.body)
-        if answer.status_code != httpx.codes.OK:
+        if answer.status != httpx.codes.OK:
             raise await self._refusal(question, version, answer)
-        named = answer.headers.get("x-model-version", "")
+        named = answer.headers.get(b"x-model-version", b"")
         self._names_its_version = named.isdigit()
         if named.isdigit():
             version = int(named)
@@ -149,20 +150,16 @@ class ModelServer:
         except httpx.TransportError as error:
             raise down(error) from error
 
-    async def _post(self, url: str, body: bytes) -> httpx.Response:
+    async def _post(self, path: str, body: bytes) -> Reply:
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                try:
-                    return await self.http.post(url, content=body, headers=_JSON_HEADERS)
-                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    # the server closed an idle connection just as we took it; a prediction may be asked for twice
-                    return await self.http.post(url, content=body, headers=_JSON_HEADERS)
-        except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout) as error:
+                return await self._pool.post(path, body)
+        except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The model server did not answer within {DEADLINE_SECONDS:.0f} s.",
                 hint="Send fewer instances in one request.",
             ) from error
-        except httpx.TransportError as error:
+        except OSError as error:
             raise down(error) from error
 
     async def _highest_available(self, model: str) -> int | None:
@@ -176,9 +173,9 @@ class ModelServer:
         states = answer.json().get("model_version_status", [])
         return max((int(item["version"]) for item in states if item["state"] == "AVAILABLE"), default=None)
 
-    async def _refusal(self, question: Question, version: int | None, answer: httpx.Response) -> Exception:
+    async def _refusal(self, question: Question, version: int | None, answer: Reply) -> Exception:
         message = error_text(answer)
-        status = answer.status_code
+        status = answer.status
         if status == httpx.codes.NOT_FOUND:
             return await self._not_found(question, version, message)
         if status in (429, 503):
@@ -242,6 +239,10 @@ class ModelServer:
         except (httpx.TransportError, ValueError):
             return {}
 
+    async def aclose(self) -> None:
+        """Close the pool of connections for predictions; ``http`` is its owner's."""
+        await self._pool.aclose()
+
     def forget(self) -> None:
         """A label or a version has changed through this process: look again."""
         self._remembered.forget()
@@ -257,12 +258,13 @@ def down(error: Exception | None = None) -> Unavailable:
     )
 
 
-def error_text(answer: httpx.Response) -> str:
+def error_text(answer: Reply) -> str:
     """The message in the server's error, or what it sent instead."""
     try:
         message = orjson.loads(answer.content)["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = answer.text[:500] or f"The model server answered {answer.status_code}."
+        message = answer.content[:500].decode("utf-8", "replace")
+        message = message or f"The model server answered {answer.status}."
     return str(message).strip()[:2000]
 
 

@@ -63,6 +63,8 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
         serving = ServingClient(settings.serving_url)
         stack.callback(serving.close)
         forward = await stack.enter_async_context(_client(settings.serving_url))
+        model_server = ModelServer(settings, store, forward)
+        stack.push_async_callback(model_server.aclose)
         tensorboard = None
         if settings.tensorboard_url is not None:
             tensorboard = await stack.enter_async_context(_client(settings.tensorboard_url))
@@ -79,7 +81,7 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
             queue=queue,
             repo=ModelRepo(settings.paths.models),
             serving=serving,
-            model_server=ModelServer(settings, store, forward),
+            model_server=model_server,
             tensorboard=tensorboard,
             submission=Submission(store, queue, settings),
             uploads=uploads,
