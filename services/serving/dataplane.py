@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.serving import scoring
 from services.serving.decode import decode_predict, require_object, signature_name
 from services.serving.encode import encode_predict
 from services.serving.errors import invalid_argument
 from services.serving.examples import decode_examples
+from services.serving.inference import Inference, Target
 from services.serving.json_reader import read_json
 from services.serving.manager import ModelManager
+from services.serving.scoring import classes_json, values_json
 from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which version of which model a request means; neither version nor label: the latest."""
-
-    model: str
-    version: int | None = None
-    label: str | None = None
+from services.serving.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -38,9 +31,10 @@ class Dataplane:
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
+        self.inference = Inference(manager.acquire)
 
-    def predict(self, target: Target, body: bytes) -> Answer:
-        """Run one predict request.
+    def predict(self, target: Target, body: bytes, trace: Trace) -> Answer:
+        """Run one JSON predict request.
 
         The order of the checks is TensorFlow Serving's: syntax, signature name, model, signature, values.
 
@@ -50,32 +44,29 @@ class Dataplane:
         document = require_object(read_json(body))
         asked = signature_name(document)
         with self._manager.acquire(target.model, target.version, target.label) as harness:
+            trace.version = harness.version
             signature = _signature(harness.servable, asked)
+            trace.signature = signature.name
             inputs = decode_predict(document, signature, asked)
-            outputs = harness.servable.run(signature, inputs.arrays)
+            with trace.running():
+                outputs = harness.servable.run(signature, inputs.arrays)
         return Answer(encode_predict(outputs, inputs.format), harness.version)
 
-    def classify(self, target: Target, body: bytes) -> Answer:
-        """Run one classify request. Here the whole body is read before the model is looked up.
+    def classify(self, target: Target, body: bytes, trace: Trace) -> Answer:
+        """Run one JSON classify request. Here the whole body is read before the model is looked up.
 
         Raises:
             ServingError: with the code and text for the caller.
         """
-        return self._score(target, body, scoring.classify)
+        name, examples = _examples_request(body)
+        found, version = self.inference.classify(target, name, examples, trace)
+        return Answer(classes_json(found), version)
 
-    def regress(self, target: Target, body: bytes) -> Answer:
-        """Run one regress request. See ``classify``."""
-        return self._score(target, body, scoring.regress)
-
-    def _score(
-        self, target: Target, body: bytes, score: Callable[[Servable, Signature, Array], bytes]
-    ) -> Answer:
-        document = require_object(read_json(body))
-        name = signature_name(document) or DEFAULT_SIGNATURE
-        examples = decode_examples(document)
-        with self._manager.acquire(target.model, target.version, target.label) as harness:
-            signature = scoring.find_signature(harness.servable.signatures, name)
-            return Answer(score(harness.servable, signature, examples), harness.version)
+    def regress(self, target: Target, body: bytes, trace: Trace) -> Answer:
+        """Run one JSON regress request. See ``classify``."""
+        name, examples = _examples_request(body)
+        values, version = self.inference.regress(target, name, examples, trace)
+        return Answer(values_json(values), version)
 
     def status(self, target: Target) -> dict[str, Any]:
         """All versions, or the asked one. A label is ignored, as in TensorFlow Serving.
@@ -134,3 +125,8 @@ def _signature(servable: Servable, asked: str) -> Signature:
     if signature is None:
         raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
     return signature
+
+
+def _examples_request(body: bytes) -> tuple[str, Array]:
+    document = require_object(read_json(body))
+    return signature_name(document), decode_examples(document)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -91,7 +92,14 @@ class SavedModel:
         except Exception as error:
             return as_serving_error(error)
 
-    def run(self, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        *,
+        timeout: float | None = None,
+        only: Sequence[str] = (),
+    ) -> dict[str, Array]:
         """See ``Servable.run``. Feeds go in by position, so ``inputs`` must hold every input alias."""
         target = self._callables.get(signature.name)
         if target is None:
@@ -100,11 +108,37 @@ class SavedModel:
             )
         if isinstance(target, ServingError):
             raise target
+        names = only or tuple(signature.outputs)
         try:
-            results = target(*[inputs[alias] for alias in signature.inputs])
+            if timeout is None and not only:
+                results = target(*[inputs[alias] for alias in signature.inputs])
+            else:
+                results = self._run_once(signature, inputs, names, timeout)
         except Exception as error:
             raise as_serving_error(error) from error
-        return dict(zip(signature.outputs, map(np.asarray, results), strict=True))
+        return dict(zip(names, map(np.asarray, results), strict=True))
+
+    def _run_once(
+        self, signature: Signature, inputs: Mapping[str, Array], names: Sequence[str], timeout: float | None
+    ) -> Any:
+        """A call with options of its own, which a callable can't take. Shapes aren't checked here either."""
+        from tensorflow.core.protobuf import config_pb2
+        from tensorflow.python.client import pywrap_tf_session
+
+        find = self._session.graph.get_tensor_by_name
+        feeds = {find(spec.name)._as_tf_output(): inputs[alias] for alias, spec in signature.inputs.items()}
+        fetches = [find(signature.outputs[name].name)._as_tf_output() for name in names]
+        if timeout is None:
+            milliseconds = self._options.timeout_ms
+        else:
+            milliseconds = 0 if math.isinf(timeout) else max(1, math.ceil(timeout * 1000))
+        buffer = pywrap_tf_session.TF_NewBufferFromString(
+            config_pb2.RunOptions(timeout_in_ms=milliseconds).SerializeToString()
+        )
+        try:
+            return self._session._call_tf_sessionrun(buffer, feeds, fetches, [], None)
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(buffer)
 
     def close(self) -> None:
         """Free the graph and its variables. Callables are released first: they point into the session."""

@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +23,6 @@ _NOT_DONE = {
     "monitoring_config_file": "",
     "ssl_config_file": "",
     "platform_config_file": "",
-    "enable_model_warmup": "false",
     "prefer_tflite_model": "false",
     "mixed_precision": "",
     "tensorflow_session_config_file": "",
@@ -51,6 +51,7 @@ class Options:
     cors: bool
     intra_op_threads: int
     inter_op_threads: int
+    warmup_iterations: int  # 0: none
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,6 +91,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         cors=given.rest_api_enable_cors_support,
         intra_op_threads=given.tensorflow_intra_op_parallelism,
         inter_op_threads=given.tensorflow_inter_op_parallelism,
+        warmup_iterations=max(1, given.num_request_iterations_for_warmup) if given.enable_model_warmup else 0,
     )
 
 
@@ -109,6 +111,7 @@ def _build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    flag = partial(add, type=_boolean, nargs="?", const=True, default=False, metavar="BOOL")
     add("--rest_api_port", type=int, default=8501, help="port to listen on; 0 picks a free one and logs it")
     add("--rest_api_host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--model_name", default="default", help="name of the one model at --model_base_path")
@@ -126,13 +129,15 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--num_load_threads", type=int, default=2, help="loads at one time (default %(default)s)")
     add("--rest_api_timeout_in_ms", type=int, default=30_000, help="limit for one call of a graph")
     add("--rest_api_num_threads", type=int, default=0, help="predictions at one time; 0: twice the cores")
-    add("--rest_api_enable_cors_support", type=_boolean, nargs="?", const=True, default=False)
+    flag("--rest_api_enable_cors_support", help="allow requests from pages of other origins")
     add(
         "--tensorflow_intra_op_parallelism", type=int, default=0, help="threads within an operation; 0: cores"
     )
     add("--tensorflow_inter_op_parallelism", type=int, default=0, help="operations at one time; 0: cores")
+    flag("--enable_model_warmup", default=True, help="run the requests that come with a version")
+    add("--num_request_iterations_for_warmup", type=int, default=1, help="runs of each warm-up request")
     # These cover labels of versions that are not loaded yet, which this server allows anyway.
-    add("--allow_version_labels_for_unavailable_models", type=_boolean, nargs="?", const=True)
-    for flag in _NOT_DONE:
-        add(f"--{flag}", nargs="?", const="true", help=argparse.SUPPRESS)
+    flag("--allow_version_labels_for_unavailable_models", help="always so here")
+    for name in _NOT_DONE:
+        add(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     return parser

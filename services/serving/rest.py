@@ -19,6 +19,7 @@ from services.serving.dataplane import Answer, Dataplane
 from services.serving.encode import quote
 from services.serving.errors import Code, ServingError
 from services.serving.routes import Route, VersionTooLarge, parse_route
+from services.serving.trace import Trace
 
 log = logging.getLogger("serving.rest")
 
@@ -128,7 +129,7 @@ class RestApp:
         call = {"predict": plane.predict, "classify": plane.classify, "regress": plane.regress}[route.verb]
 
         def answer() -> Answer:
-            return call(route.target, _inflate(body, headers))
+            return call(route.target, _inflate(body, headers), Trace("REST", route.verb))
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
 

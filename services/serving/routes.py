@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from services.serving.dataplane import Target
 from services.serving.errors import invalid_argument
+from services.serving.inference import Target
 
 # The prefix and the fixed words match in any case; what they lead to is looked at more strictly afterwards.
 _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"

@@ -7,6 +7,7 @@ TensorFlow Serving does not check the signature's ``method_name`` by default (Te
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,10 +18,19 @@ from services.serving.signature import Array, Servable, Signature
 _INPUTS = "inputs"
 
 
-def classify(servable: Servable, signature: Signature, examples: Array) -> bytes:
-    """Per example a list of ``[label, score]`` pairs; label "" and score 0.0 where the signature has none.
+@dataclass(frozen=True)
+class Classes:
+    """What a classification gave: labels and scores, each of ``shape`` [examples, classes] if there at all."""
 
-    ``examples``: serialized tf.Example, shape [n], dtype object.
+    labels: Array | None
+    scores: Array | None
+    shape: tuple[int, int]
+
+
+def classify(
+    servable: Servable, signature: Signature, examples: Array, timeout: float | None = None
+) -> Classes:
+    """Run a classification of serialized tf.Example messages (shape [n], dtype object).
 
     Raises:
         ServingError: INVALID_ARGUMENT for a signature or outputs of another form; the graph's own errors.
@@ -31,7 +41,7 @@ def classify(servable: Servable, signature: Signature, examples: Array) -> bytes
             'Expected classification signature outputs to contain at least one of "classes" or "scores".'
             f" Signature was: {signature.name}"
         )
-    outputs = servable.run(signature, {_INPUTS: examples})
+    outputs = servable.run(signature, {_INPUTS: examples}, timeout=timeout)
     classes, scores = outputs.get("classes"), outputs.get("scores")
     for name, array, dtype in (("classes", classes, "string"), ("scores", scores, "float")):
         if array is not None:
@@ -42,25 +52,15 @@ def classify(servable: Servable, signature: Signature, examples: Array) -> bytes
             f"{classes.shape[1]} vs. {scores.shape[1]}"
         )
     shape = classes.shape if classes is not None else scores.shape if scores is not None else (0, 0)
-    labels = ['""'] * (shape[0] * shape[1])
-    if classes is not None:
-        labels = [quote(label.decode("utf-8", "surrogateescape")) for label in classes.ravel().tolist()]
-    numbers = np.zeros(shape, np.float32) if scores is None else scores
-    pairs = [
-        f"[{label}, {score}]"
-        for label, score in zip(labels, format_floats(numbers.ravel(), "%.9g"), strict=True)
-    ]
-    rows = (f"[{', '.join(pairs[at : at + shape[1]])}]" for at in range(0, len(pairs), shape[1] or 1))
-    # No class at all is still one (empty) list per example.
-    return _results(list(rows) if shape[1] else ["[]"] * shape[0])
+    return Classes(classes, scores, (shape[0], shape[1]))
 
 
-def regress(servable: Servable, signature: Signature, examples: Array) -> bytes:
-    """One number per example. See ``classify`` for arguments and errors."""
+def regress(servable: Servable, signature: Signature, examples: Array, timeout: float | None = None) -> Array:
+    """Run a regression: one float32 per example. See ``classify`` for arguments and errors."""
     _require_input(signature, "regression", most_outputs=1)
     if "outputs" not in signature.outputs:
         raise invalid_argument(f"No regression outputs found in SignatureDef: {signature.name}")
-    values = servable.run(signature, {_INPUTS: examples})["outputs"]
+    values = servable.run(signature, {_INPUTS: examples}, timeout=timeout)["outputs"]
     if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
         raise invalid_argument(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
@@ -72,7 +72,28 @@ def regress(servable: Servable, signature: Signature, examples: Array) -> bytes:
         )
     if values.dtype != np.float32:
         raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype.name}")
-    return _results(format_floats(values.ravel(), "%.9g"))
+    return values.ravel()
+
+
+def classes_json(found: Classes) -> bytes:
+    """Per example a list of ``[label, score]`` pairs; label "" and score 0.0 where the signature has none."""
+    examples, width = found.shape
+    labels = ['""'] * (examples * width)
+    if found.labels is not None:
+        labels = [quote(label.decode("utf-8", "surrogateescape")) for label in found.labels.ravel().tolist()]
+    numbers = np.zeros(found.shape, np.float32) if found.scores is None else found.scores
+    pairs = [
+        f"[{label}, {score}]"
+        for label, score in zip(labels, format_floats(numbers.ravel(), "%.9g"), strict=True)
+    ]
+    rows = (f"[{', '.join(pairs[at : at + width])}]" for at in range(0, len(pairs), width or 1))
+    # No class at all is still one (empty) list per example.
+    return _results(list(rows) if width else ["[]"] * examples)
+
+
+def values_json(values: Array) -> bytes:
+    """One number per example."""
+    return _results(format_floats(values, "%.9g"))
 
 
 def find_signature(signatures: Mapping[str, Signature], name: str) -> Signature:

@@ -17,10 +17,11 @@ from services.serving.dataplane import Dataplane
 from services.serving.loader import LoaderOptions, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
 from services.serving.options import Options, parse_options
-from services.serving.preparation import prepared
+from services.serving.preparation import Step, prepared
 from services.serving.rest import RestApp
 from services.serving.source import ModelsFolder
 from services.serving.trial import try_signatures
+from services.serving.warmup import warm_up
 from services.serving.watcher import Catalog, ConfigFile, Watcher
 
 log = logging.getLogger("serving")
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 load_saved_model,
                 options=LoaderOptions(options.intra_op_threads, options.inter_op_threads, options.timeout_ms),
             ),
-            [lambda servable, _: try_signatures(servable)],
+            _steps(options),
         ),
         retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
         load_threads=options.load_threads,
@@ -73,6 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manager.stop()
     app.close()
     return 0
+
+
+def _steps(options: Options) -> list[Step]:
+    """What a loaded version must pass before it is AVAILABLE."""
+    steps: list[Step] = [lambda servable, _: try_signatures(servable)]
+    if options.warmup_iterations:
+        steps.append(lambda servable, path: warm_up(servable, path, options.warmup_iterations))
+    return steps
 
 
 def _serve(app: RestApp, listener: socket.socket, options: Options) -> None:

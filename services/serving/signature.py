@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,10 +78,18 @@ class Servable(Protocol):
         """All signatures in protobuf's JSON form, for the metadata answer."""
         ...
 
-    def run(self, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        *,
+        timeout: float | None = None,
+        only: Sequence[str] = (),
+    ) -> dict[str, Array]:
         """Call one signature with one array per input alias; answers one array per output alias.
 
-        The arrays' types must be those of the signature; shapes are checked by the graph alone.
+        The arrays' types must be those of the signature; shapes are checked by the graph alone. ``timeout`` in
+        seconds (infinity: none) takes the place of the server's limit; ``only`` names the outputs to compute.
 
         Raises:
             ServingError: with the code and text of TensorFlow's runtime.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 
 class HalfPlusTwo(tf.Module):
@@ -134,6 +135,48 @@ def save_without_a_variable(target: Path) -> None:
         builder.save()
 
 
+def write_warmups(target: Path) -> None:
+    """Files of warm-up records for the ``examples`` model: ``good``, ``failing`` and ``streamed``."""
+    example = tf.train.Example(
+        features=tf.train.Features(
+            feature={"x": tf.train.Feature(float_list=tf.train.FloatList(value=[2.0]))}
+        )
+    )
+
+    def log(kind: str) -> tuple[PredictionLog, Any]:
+        entry = PredictionLog()
+        return entry, getattr(entry, kind).request
+
+    predict, request = log("predict_log")
+    request.model_spec.name = "another_name"  # is not looked at
+    request.model_spec.signature_name = "regress"
+    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([example.SerializeToString()]))
+    classify, request = log("classify_log")
+    request.model_spec.name, request.model_spec.signature_name = "m", "classify"
+    request.input.example_list.examples.append(example)
+    regress, request = log("regress_log")
+    request.model_spec.name, request.model_spec.signature_name = "m", "regress"
+    request.input.example_list_with_context.context.CopyFrom(example)
+    request.input.example_list_with_context.examples.add()
+    multi, request = log("multi_inference_log")
+    for method in ("classify", "regress"):
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.name, task.model_spec.signature_name = "m", method
+    request.input.example_list.examples.append(example)
+    failing, request = log("predict_log")
+    request.model_spec.name, request.model_spec.signature_name = "m", "nowhere"
+    streamed, request = log("session_run_log")
+    request.model_spec.name = "m"
+    for name, entries in {
+        "good": (predict, classify, regress, multi),
+        "failing": (predict, failing),
+        "streamed": (streamed,),
+    }.items():
+        with tf.io.TFRecordWriter(str(target / name)) as writer:
+            for entry in entries:
+                writer.write(entry.SerializeToString())
+
+
 def main(target: Path) -> None:
     half = HalfPlusTwo()
     tf.saved_model.save(half, str(target / "half_plus_two"), signatures=half.__call__)
@@ -151,6 +194,8 @@ def main(target: Path) -> None:
     )
     image = Image()
     tf.saved_model.save(image, str(target / "image"), signatures=image.__call__)
+    (target / "warmups").mkdir()
+    write_warmups(target / "warmups")
     save_without_a_variable(target / "without_a_variable")
 
 

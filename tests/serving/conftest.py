@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WORKING = ("half_plus_two", "mixed", "kinds", "examples", "image")
+WARM = ("good", "failing", "streamed", "garbage")  # the examples model, each with other warm-up records
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Server:
 
 
 StartServer = Callable[..., AbstractContextManager[Server]]
+Publish = Callable[..., Path]
 
 
 @contextmanager
@@ -104,12 +106,15 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def publish(exports: Path) -> Callable[[str, Path], Path]:
+def publish(exports: Path) -> Publish:
     """Copy an export to a version folder in one visible step, as a publisher must."""
 
-    def run(kind: str, version_folder: Path) -> Path:
+    def run(kind: str, version_folder: Path, warmup: bytes = b"") -> Path:
         staging = version_folder.parent / f".staging-{version_folder.name}"
         shutil.copytree(exports / kind, staging)
+        if warmup:
+            (staging / "assets.extra").mkdir()
+            (staging / "assets.extra" / "tf_serving_warmup_requests").write_bytes(warmup)
         staging.rename(version_folder)
         return version_folder
 
@@ -123,8 +128,18 @@ def server(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for kind in (*WORKING, "without_a_variable"):
         shutil.copytree(exports / kind, models / kind / "1")
     (models / "broken" / "1").mkdir(parents=True)
+    for name in WARM:
+        extra = shutil.copytree(exports / "examples", models / name / "1") / "assets.extra"
+        extra.mkdir()
+        if name == "garbage":
+            (extra / "tf_serving_warmup_requests").write_bytes(b"no TFRecord at all")
+        else:
+            shutil.copy(exports / "warmups" / name, extra / "tf_serving_warmup_requests")
     with running_server(
-        f"--models_dir={models}", "--max_num_load_retries=0", "--rest_api_timeout_in_ms=1500"
+        f"--models_dir={models}",
+        "--max_num_load_retries=0",
+        "--rest_api_timeout_in_ms=1500",
+        "--num_request_iterations_for_warmup=2",
     ) as server:
         for kind in WORKING:
             server.wait_for(kind, 1)

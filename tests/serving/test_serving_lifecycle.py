@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,10 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Server, StartServer
+    from conftest import Publish, Server, StartServer
 
 pytestmark = pytest.mark.tf
 
-Publish = Callable[[str, Path], Path]
 PUBLICATIONS = 50
 
 
@@ -83,11 +81,12 @@ def test_fifty_publications_under_load_fail_no_prediction(
 def test_the_port_is_open_before_any_model_and_new_models_are_found(
     start_server: StartServer, publish: Publish, tmp_path: Path
 ) -> None:
-    with start_server(f"--models_dir={tmp_path}") as server:
+    with start_server(f"--models_dir={tmp_path}", "--enable_model_warmup=false") as server:
         assert server.client.get("/healthz").status_code == 200
         assert server.client.get("/v1/models").json() == {"models": []}
         (tmp_path / "late").mkdir()
-        publish("half_plus_two", tmp_path / "late" / "3")
+        # Without warm-up nobody reads its records.
+        publish("half_plus_two", tmp_path / "late" / "3", warmup=b"no TFRecord at all")
         server.wait_for("late", 3)
         assert server.predict("late", {"instances": [1.0]}).json() == {"predictions": [2.5]}
 

@@ -36,7 +36,7 @@ class FakeServable:
         self.gate.set()
         self.closed = False
 
-    def run(self, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, signature: Signature, inputs: Mapping[str, Array], **_: Any) -> dict[str, Array]:
         assert not self.closed
         assert self.gate.wait(10)
         assert not self.closed

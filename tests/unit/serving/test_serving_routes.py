@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.serving.dataplane import Target
 from services.serving.errors import ServingError
+from services.serving.inference import Target
 from services.serving.routes import Route, VersionTooLarge, parse_route
 
 

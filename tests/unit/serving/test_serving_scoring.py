@@ -26,7 +26,7 @@ class Scripted:
         self.signature_def_json: Mapping[str, Any] = MappingProxyType({})
         self._outputs = outputs
 
-    def run(self, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, signature: Signature, inputs: Mapping[str, Array], **_: Any) -> dict[str, Array]:
         assert list(inputs) == ["inputs"]
         return self._outputs
 
@@ -92,27 +92,31 @@ def test_classes_and_scores_become_pairs() -> None:
         classes=np.array([[b"a", b"b"], [b"c", b"d"]], object),
         scores=np.array([[1, 0], [0.5, 0.25]], np.float32),
     )
-    answer = json.loads(scoring.classify(servable, signature("classes", "scores"), TWO))
+    answer = json.loads(scoring.classes_json(scoring.classify(servable, signature("classes", "scores"), TWO)))
     assert answer == {"results": [[["a", 1.0], ["b", 0.0]], [["c", 0.5], ["d", 0.25]]]}
 
 
 def test_scores_alone_have_empty_labels_and_classes_alone_zero_scores() -> None:
     scores = Scripted(scores=np.array([[1], [2]], np.float32))
-    assert json.loads(scoring.classify(scores, signature("scores"), TWO)) == {
+    assert json.loads(scoring.classes_json(scoring.classify(scores, signature("scores"), TWO))) == {
         "results": [[["", 1.0]], [["", 2.0]]]
     }
     classes = Scripted(classes=np.array([[b"a"], [b"b"]], object))
-    assert json.loads(scoring.classify(classes, signature("classes"), TWO)) == {
+    assert json.loads(scoring.classes_json(scoring.classify(classes, signature("classes"), TWO))) == {
         "results": [[["a", 0.0]], [["b", 0.0]]]
     }
     none = Scripted(scores=np.zeros((2, 0), np.float32))
-    assert json.loads(scoring.classify(none, signature("scores"), TWO)) == {"results": [[], []]}
+    assert json.loads(scoring.classes_json(scoring.classify(none, signature("scores"), TWO))) == {
+        "results": [[], []]
+    }
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
 def test_regress_is_a_list_of_numbers(shape: tuple[int, ...]) -> None:
     servable = Scripted(outputs=np.array([2.5, 3], np.float32).reshape(shape))
-    assert json.loads(scoring.regress(servable, signature("outputs"), TWO)) == {"results": [2.5, 3.0]}
+    assert json.loads(scoring.values_json(scoring.regress(servable, signature("outputs"), TWO))) == {
+        "results": [2.5, 3.0]
+    }
 
 
 @pytest.mark.parametrize(

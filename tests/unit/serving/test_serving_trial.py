@@ -29,7 +29,7 @@ class Recording:
         self.closed = False
         self._error = error
 
-    def run(self, signature: Signature, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, signature: Signature, inputs: Mapping[str, Array], **_: Any) -> dict[str, Array]:
         assert signature.name == "s"
         self.asked.append(inputs)
         if self._error is not None:

@@ -1,0 +1,209 @@
+"""Requests that are arrays already: what gRPC and warm-up records ask for, and REST after its JSON is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.serving import scoring
+from services.serving.errors import Code, ServingError, invalid_argument
+from services.serving.scoring import Classes
+from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature
+from services.serving.trace import Trace
+
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+NO_LIMIT = math.inf
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which version of which model a request means; neither version nor label: the latest."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+
+class Lease(Protocol):
+    """A version that stays loaded until it is given back."""
+
+    @property
+    def servable(self) -> Servable: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+Acquire = Callable[[str, int | None, str | None], AbstractContextManager[Lease]]
+Tensors = Mapping[str, tuple[str, Array]]  # alias -> type (C++ name) and values
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The outputs of one signature, and which version computed them."""
+
+    version: int
+    signature: str
+    outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A classification or a regression, and which version computed it."""
+
+    version: int
+    signature: str
+    result: Classes | Array
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of a multi-inference request."""
+
+    target: Target
+    method: str
+    signature: str
+
+
+class Inference:
+    """Runs requests on versions that ``acquire`` gives out. Safe to call from many threads.
+
+    ``timeout`` is in seconds; None means the server's own limit for a call, infinity none.
+    """
+
+    def __init__(self, acquire: Acquire) -> None:
+        self._acquire = acquire
+
+    def predict(
+        self, target: Target, name: str, tensors: Tensors, only: Sequence[str], trace: Trace, timeout: float
+    ) -> Predicted:
+        """Run one signature; ``only`` names the wanted outputs (none: all).
+
+        Raises:
+            ServingError: TensorFlow Serving's codes and texts for gRPC.
+        """
+        name = name or DEFAULT_SIGNATURE
+        with self._acquire(target.model, target.version, target.label) as lease:
+            trace.version = lease.version
+            signature = lease.servable.signatures.get(name)
+            if signature is None:
+                raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+            trace.signature = name
+            inputs = _checked(signature, tensors)
+            _check_filter(signature, only)
+            with trace.running():
+                outputs = lease.servable.run(signature, inputs, timeout=timeout, only=only)
+            return Predicted(lease.version, name, outputs)
+
+    def classify(
+        self, target: Target, name: str, examples: Array, trace: Trace, timeout: float | None = None
+    ) -> tuple[Classes, int]:
+        """Classify serialized tf.Example messages; what was found, and the version.
+
+        Raises:
+            ServingError: see ``scoring``.
+        """
+        with self._acquire(target.model, target.version, target.label) as lease:
+            signature = _scoring_signature(lease, name, examples, trace)
+            with trace.running():
+                return scoring.classify(lease.servable, signature, examples, timeout), lease.version
+
+    def regress(
+        self, target: Target, name: str, examples: Array, trace: Trace, timeout: float | None = None
+    ) -> tuple[Array, int]:
+        """One number per example, and the version. See ``classify``."""
+        with self._acquire(target.model, target.version, target.label) as lease:
+            signature = _scoring_signature(lease, name, examples, trace)
+            with trace.running():
+                return scoring.regress(lease.servable, signature, examples, timeout), lease.version
+
+    def multi(
+        self, tasks: Sequence[Task], examples: Array, trace: Trace, timeout: float | None = None
+    ) -> list[Scored]:
+        """Several classify and regress signatures of one version over the same examples.
+
+        All of them run on the version that the first task asks for. The graph is called once per task, not
+        once in all.
+
+        Raises:
+            ServingError: TensorFlow Serving's codes and texts.
+        """
+        if not tasks:
+            raise invalid_argument("Inference request contains no tasks.")
+        if any(task.target.model != tasks[0].target.model for task in tasks):
+            raise invalid_argument(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
+        target = tasks[0].target
+        found: list[Scored] = []
+        with self._acquire(target.model, target.version, target.label) as lease:
+            seen: set[str] = set()
+            for task in tasks:
+                name = task.signature or DEFAULT_SIGNATURE
+                if name in seen:
+                    raise invalid_argument(f"Duplicate evaluation of signature: {name}")
+                seen.add(name)
+                if name not in lease.servable.signatures:
+                    raise invalid_argument(f"Requested signature not found in model graph: {name}")
+                if task.method not in (CLASSIFY_METHOD, REGRESS_METHOD):
+                    raise ServingError(
+                        Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method}"
+                    )
+            for task in tasks:
+                signature = _scoring_signature(lease, task.signature, examples, trace)
+                score = scoring.classify if task.method == CLASSIFY_METHOD else scoring.regress
+                with trace.running():
+                    result = score(lease.servable, signature, examples, timeout)
+                found.append(Scored(lease.version, signature.name, result))
+            trace.signature = ",".join(one.signature for one in found)
+        return found
+
+
+def _scoring_signature(lease: Lease, name: str, examples: Array, trace: Trace) -> Signature:
+    trace.version = lease.version
+    trace.examples = len(examples)
+    signature = scoring.find_signature(lease.servable.signatures, name or DEFAULT_SIGNATURE)
+    trace.signature = signature.name
+    return signature
+
+
+def _checked(signature: Signature, tensors: Tensors) -> dict[str, Array]:
+    """The tensors' values if their names and types are the signature's."""
+    if len(tensors) != len(signature.inputs):
+        sent, wanted = tensors.keys(), signature.inputs.keys()
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(wanted)}"
+            f" len({{{_listed(sent)}}}) != len({{{_listed(wanted)}}})."
+            f" Sent extra: {{{_listed(sent - wanted)}}}. Missing but required: {{{_listed(wanted - sent)}}}."
+        )
+    for index, (alias, spec) in enumerate(signature.inputs.items()):
+        if alias not in tensors:
+            raise invalid_argument(
+                f"Signature input alias: {alias}(feed name: {spec.name}) not found in request."
+                f" Inputs expected to be in the set {{{_listed(signature.inputs)}}}."
+            )
+        dtype = tensors[alias][0]
+        if dtype != spec.dtype:
+            raise invalid_argument(f"Expects arg[{index}] to be {spec.dtype} but {dtype} is provided")
+    return {alias: tensors[alias][1] for alias in signature.inputs}
+
+
+def _check_filter(signature: Signature, only: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for alias in only:
+        if alias not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {alias}"
+                f" Outputs expected to be in the set {{{_listed(signature.outputs)}}}."
+            )
+        if alias in seen:
+            raise invalid_argument(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ",".join(sorted(names))

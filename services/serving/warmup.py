@@ -1,0 +1,100 @@
+"""Warm-up: a version answers recorded requests of its own before it is AVAILABLE.
+
+``assets.extra/tf_serving_warmup_requests`` in the version's folder is a TFRecord of PredictionLog messages. A first
+call of each input shape costs much more than the later ones; this way no client pays for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from services.serving.errors import Code, ServingError
+from services.serving.inference import NO_LIMIT, Inference, Lease
+from services.serving.loader import as_serving_error, import_tensorflow
+from services.serving.signature import Servable
+from services.serving.trace import Trace
+
+log = logging.getLogger("serving.warmup")
+
+FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_MOST_RECORDS = 1000
+
+
+def warm_up(servable: Servable, path: str, iterations: int = 1) -> None:
+    """Run the warm-up records of the version in folder ``path``, if it has any, each ``iterations`` times.
+
+    As in TensorFlow Serving the model's name and version in a record are not looked at.
+
+    Raises:
+        ServingError: a record failed or could not be read; DATA_LOSS for a file that is no TFRecord.
+    """
+    file = os.path.join(path, FILE)
+    if not os.path.exists(file):
+        return
+    began = time.monotonic()
+    inference = Inference(lambda model, version, label: _only(servable))
+    count = 0
+    for count, record in enumerate(_records(file), start=1):
+        if count > _MOST_RECORDS:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"Number of warmup records exceeds the maximum ({_MOST_RECORDS}) at {file}",
+            )
+        for _ in range(iterations):
+            try:
+                _replay(inference, record)
+            except ServingError as error:
+                raise ServingError(
+                    error.code, f"Warm-up record {count} of {file} failed: {error.message}"
+                ) from error
+    log.info("%s: warmed up with %d records in %.2f s", path, count, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Only:
+    """The one version that is being warmed up, as a lease."""
+
+    servable: Servable
+    version: int = 0
+
+
+@contextmanager
+def _only(servable: Servable) -> Iterator[Lease]:
+    yield _Only(servable)
+
+
+def _records(file: str) -> Iterator[bytes]:
+    try:
+        # The plain iterator: the tf.data way makes a graph or an eager context just to read a file.
+        yield from import_tensorflow().compat.v1.io.tf_record_iterator(file)
+    except Exception as error:
+        raise as_serving_error(error) from error
+
+
+def _replay(inference: Inference, record: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    from services.serving import messages
+
+    entry = prediction_log_pb2.PredictionLog()
+    try:
+        entry.ParseFromString(record)
+    except DecodeError as error:
+        raise ServingError(Code.INVALID_ARGUMENT, f"Failed to parse warmup record: {error}") from None
+    kind = entry.WhichOneof("log_type")
+    calls = {
+        "predict_log": messages.predict,
+        "classify_log": messages.classify,
+        "regress_log": messages.regress,
+        "multi_inference_log": messages.multi_inference,
+    }
+    if kind not in calls:
+        raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
+    return calls[kind](inference, getattr(entry, kind).request, Trace("WARMUP", kind), NO_LIMIT)
