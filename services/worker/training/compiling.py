@@ -10,8 +10,9 @@ from typing import Any, Literal
 import keras
 
 from services.worker.training.data.record import TrainingData
-from services.worker.training.failures import TrainingFailed, model_invalid, shorten
+from services.worker.training.failures import TrainingFailed, model_invalid
 from services.worker.training.heads import Head
+from services.worker.training.keras_config import in_words
 from shared.specs import FitSpec, KerasObject, keras_names
 
 Labels = Literal["sparse", "one_hot", "column", "numbers"]
@@ -118,6 +119,11 @@ def _optimizer(fit: FitSpec) -> keras.Optimizer:
     config = dict(fit.optimizer.params)
     if fit.learning_rate is not None:
         config["learning_rate"] = fit.learning_rate
+    if isinstance(config.get("learning_rate"), dict):
+        schedule = config["learning_rate"]
+        config["learning_rate"] = _made(
+            "fit.optimizer", lambda: keras.optimizers.schedules.deserialize(schedule)
+        )
     known = {name.lower(): name for name in keras_names.OPTIMIZERS if name[0].isupper()}
     name = known[fit.optimizer.name.lower()]
     return _made(
@@ -155,4 +161,4 @@ def _made(field: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise model_invalid(f"{field}.params", shorten(str(error), 400)) from error
+        raise model_invalid(f"{field}.params", in_words(error)) from error

@@ -26,7 +26,7 @@ def read(config: dict[str, Any]) -> keras.Model:
     except Exception as error:
         raise model_invalid(
             _FIELD,
-            f"Keras {keras.__version__} can't build it: {_first_words(error)}",
+            f"Keras {keras.__version__} can't build it: {in_words(error)}",
             "Only Keras' own layers are known here. Write the JSON with model.to_json() in Keras 3.",
         ) from error
     if not isinstance(model, keras.Model):
@@ -74,6 +74,9 @@ def _agree(expected: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _first_words(error: Exception) -> str:
-    """Keras' messages end with the whole config; the sentence before it is what helps."""
-    return shorten(str(error).split("Config of", 1)[0].split("config={", 1)[0].split("\n\n", 1)[0], 500)
+def in_words(error: Exception) -> str:
+    """What is wrong, out of Keras' messages, which wrap the cause in advice and whole configs."""
+    text = str(error).rsplit("Exception encountered:", 1)[-1]
+    for noise in ("Full object config:", "Config of", "config={", "Make sure custom classes", "\n\n"):
+        text = text.split(noise, 1)[0] if text.split(noise, 1)[0].strip() else text
+    return shorten(text, 500)
