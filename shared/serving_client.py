@@ -68,8 +68,11 @@ class ServingClient:
 
     def wait_available(
         self, model: str, version: int, *, timeout: float, keep_waiting: Callable[[], bool] = lambda: True
-    ) -> None:
-        """Return when the server says AVAILABLE. A server that does not answer for a while is waited for.
+    ) -> bool:
+        """Return True when the server says AVAILABLE. A server that does not answer for a while is waited for.
+
+        Returns False when a higher version is AVAILABLE and this one was unloaded, or never loaded, without an
+        error: a server that keeps the latest version only passes over one that was overtaken.
 
         Raises:
             LoadFailed: the server ended the version with an error, or ``timeout`` seconds passed, or
@@ -80,12 +83,16 @@ class ServingClient:
         seen = "the server does not know it yet"
         while True:
             try:
-                state = self.states(model).get(version)
+                states = self.states(model)
             except Unavailable as error:
-                state, seen = None, error.message
+                states, seen = {}, error.message
+            state = states.get(version)
+            overtaken = any(number > version and one.state == "AVAILABLE" for number, one in states.items())
+            if overtaken and (state is None or (state.state, state.error_code) == ("END", "OK")):
+                return False
             if state is not None:
                 if state.state == "AVAILABLE":
-                    return
+                    return True
                 seen = f"the server says {state.state}"
                 if state.state == "END":
                     raise LoadFailed(

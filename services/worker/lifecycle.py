@@ -15,7 +15,7 @@ from services.worker.inputs import resolve_data_file
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
 from services.worker.preloader import Preloader
-from services.worker.protocol import Failed, Finished, RunDir, Stopped, TrainingEvent, TrainingRequest
+from services.worker.protocol import Failed, Finished, RunDir, Stopped, TrainingEvent, TrainingRequest, Warned
 from services.worker.publish import Publisher
 from services.worker.supervision import Ending, StopReason, watch
 from shared.errors import ModelyardError, StaleClaim, Unavailable
@@ -196,13 +196,17 @@ class _Attempt:
             return not (self.keeper.lost.is_set() or self.parts.stopping.is_set())
 
         try:
-            self.parts.publisher.prove(self.job, model, version, keep_waiting)
+            served = self.parts.publisher.prove(self.job, model, version, keep_waiting)
         except ModelyardError:
             if self.keeper.lost.is_set():
                 return "lost: another attempt has it"
             if self.parts.stopping.is_set():
                 return self._release(AttemptOutcome.RELEASED, None, counts=False)
             raise
+        if not served:
+            message = f"A later version of {model!r} was served before version {version} was loaded."
+            self.journal.add(Warned(code="overtaken", message=message))
+            self.journal.flush(force=True)
         result = {**self.journal.run.get("final", {}), "model": model, "version": version}
         return self._end(JobState.SUCCEEDED, result=result)
 

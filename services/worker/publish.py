@@ -53,8 +53,10 @@ class Publisher:
             claim, model, publication, place=lambda lowest: self.repo.place(model, staged, job.id, lowest)
         )
 
-    def prove(self, job: Job, model: str, version: int, keep_waiting: Callable[[], bool]) -> None:
+    def prove(self, job: Job, model: str, version: int, keep_waiting: Callable[[], bool]) -> bool:
         """Wait until the version is AVAILABLE, then move the label the job asked for.
+
+        Returns False, and leaves the label alone, if a later version had overtaken it by then.
 
         Raises:
             LoadFailed: it did not become AVAILABLE.
@@ -63,3 +65,4 @@ class Publisher:
         label = (job.spec.get("publish") or {}).get("label")
         if label:
             self.store.models.set_label(model, label, version)
+        return True

@@ -17,6 +17,9 @@ from sqlalchemy.sql.schema import Table
 from shared.errors import Misconfigured, Unavailable
 
 _BUSY_SECONDS = 15
+_FROZEN_SECONDS = 8
+_STATEMENT_SECONDS = 15
+_LOCK_SECONDS = 10
 
 
 class Database:
@@ -37,7 +40,11 @@ class Database:
             options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         else:
             options["pool_pre_ping"] = True
-            options["connect_args"] = {"connect_timeout": 5}
+            # a client that froze inside a transaction must not hold its locks for ever
+            limits = (
+                f"-c idle_in_transaction_session_timeout={_FROZEN_SECONDS}s -c lock_timeout={_BUSY_SECONDS}s"
+            )
+            options["connect_args"] = {"connect_timeout": 5, "options": limits}
         self.engine: Engine = create_engine(parsed, **options)
         if self.is_sqlite:
             _prepare_sqlite(self.engine)

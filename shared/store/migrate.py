@@ -49,6 +49,9 @@ def migrate(url: str, revision: str = "head") -> None:
     try:
         with db.write() as connection:  # SQLite: the write lock lets one migrator in at a time
             if not db.is_sqlite:
+                # a change of a large table may take its time, and another migrator waits for it
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+                connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             config = _config()
             config.attributes["connection"] = connection
