@@ -24,7 +24,7 @@ from services.api.model_server import (
     checked_question,
     down,
 )
-from services.api.upstream import pass_through
+from services.api.upstream import is_small, pass_through, pass_through_small
 from shared.errors import InvalidInput, NotFound
 from shared.views import PredictRequest, PredictResponse
 
@@ -170,4 +170,6 @@ async def tensorflow_serving(request: Request) -> Response:
         raise NotFound("There is nothing at this path.", code="route_not_found")
     raw_path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     raw_path = await model_server.with_version(raw_path)
+    if is_small(request):
+        return await pass_through_small(model_server, request, raw_path=raw_path)
     return await pass_through(model_server.http, request, raw_path=raw_path, down=down())
