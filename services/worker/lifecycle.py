@@ -90,6 +90,7 @@ class _Attempt:
         """The attempt; returns how it ended, for the log."""
         earlier = self._published_already()
         if earlier is not None:
+            self._enter_publishing()
             return self._prove_and_succeed(*earlier)
         ending = self._train()
         if ending.stopped_for is StopReason.LOST or self.keeper.lost.is_set():
@@ -174,8 +175,7 @@ class _Attempt:
             return self._end(JobState.CANCELLED)
         if self.job.model is None or finished.export_dir is None:
             return self._end(JobState.SUCCEEDED, result=final)
-        self.journal.note(stage="publishing")
-        self.journal.flush(force=True)
+        self._enter_publishing()
         export = self.run_dir.root / finished.export_dir
         version = self.parts.publisher.publish(
             self.claim, self.job, self.job.model, export, finished, self.journal.run
@@ -188,10 +188,11 @@ class _Attempt:
             self.store.models.published_by(self.job.id) if self.job.model and self.claim.attempt > 1 else None
         )
 
-    def _prove_and_succeed(self, model: str, version: int) -> str:
+    def _enter_publishing(self) -> None:
         self.journal.note(stage="publishing")
         self.journal.flush(force=True)
 
+    def _prove_and_succeed(self, model: str, version: int) -> str:
         def keep_waiting() -> bool:
             return not (self.keeper.lost.is_set() or self.parts.stopping.is_set())
 
