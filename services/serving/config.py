@@ -8,17 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from services.serving.textproto import ConfigError, parse_text
 
-_PACKAGE = "tensorflow.serving"
-_Field = descriptor_pb2.FieldDescriptorProto
-
-
-class ConfigError(ValueError):
-    """A configuration that can't be used; the text says where and why."""
+_SERVER_CONFIG = {
+    "ModelServerConfig": ("ModelConfigList model_config_list = 1 in config",),
+    "ModelConfigList": ("repeated ModelConfig config = 1",),
+    "ModelConfig": (
+        "string name = 1",
+        "string base_path = 2",
+        "ModelType model_type = 3",
+        "string model_platform = 4",
+        "LoggingConfig logging_config = 6",
+        "ServableVersionPolicy model_version_policy = 7",
+        "map<string, int64> version_labels = 8",
+    ),
+    "LoggingConfig": (),
+    "ServableVersionPolicy": (
+        "LatestVersions latest = 100 in policy_choice",
+        "AllVersions all = 101 in policy_choice",
+        "SpecificVersions specific = 102 in policy_choice",
+    ),
+    "LatestVersions": ("uint32 num_versions = 1",),
+    "AllVersions": (),
+    "SpecificVersions": ("repeated int64 versions = 1",),
+}
+_ENUMS = {"ModelType": ("MODEL_TYPE_UNSPECIFIED", "TENSORFLOW", "OTHER")}
 
 
 @dataclass(frozen=True)
@@ -59,11 +75,15 @@ def parse_models_config(text: str) -> dict[str, ModelConfig]:
     Raises:
         ConfigError: not a text proto, a duplicate name, a relative path, or something not supported here.
     """
-    message = _message_class()()
-    try:
-        text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        raise ConfigError(f"not a ModelServerConfig text proto: {error}") from None
+    return models_of(parse_text(text, _SERVER_CONFIG, "ModelServerConfig", enums=_ENUMS))
+
+
+def models_of(message: Any) -> dict[str, ModelConfig]:
+    """The models that a ModelServerConfig message lists, by name.
+
+    Raises:
+        ConfigError: see ``parse_models_config``.
+    """
     if message.WhichOneof("config") != "model_config_list":
         raise ConfigError("it must hold a model_config_list")
     models: dict[str, ModelConfig] = {}
@@ -98,71 +118,20 @@ def _model(entry: Any) -> ModelConfig:
     return ModelConfig(entry.name, entry.base_path, policy, dict(entry.version_labels))
 
 
-@cache
-def _message_class() -> Any:
-    """The message class of ModelServerConfig, with TensorFlow Serving's field names and numbers."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="modelyard/model_server_config.proto", package=_PACKAGE, syntax="proto3"
-    )
+def parse_monitoring_config(text: str) -> str | None:
+    """The path of Prometheus' metrics in a ``monitoring.config``; None if it switches them off.
 
-    def add(parent: Any, name: str, *fields: tuple[str, int, int, str]) -> Any:
-        message = parent.add(name=name)
-        for field_name, number, kind, of in fields:
-            repeated = of.startswith("*")
-            message.field.add(
-                name=field_name,
-                number=number,
-                type=kind,
-                label=_Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL,
-                type_name=f".{_PACKAGE}.{of.lstrip('*')}" if of.lstrip("*") else None,
-            )
-        return message
-
-    def one_of(message: Any, name: str, *members: str) -> None:
-        message.oneof_decl.add(name=name)
-        for member in message.field:
-            if member.name in members:
-                member.oneof_index = len(message.oneof_decl) - 1
-
-    text, i64, u32, enum, sub = (
-        _Field.TYPE_STRING,
-        _Field.TYPE_INT64,
-        _Field.TYPE_UINT32,
-        _Field.TYPE_ENUM,
-        _Field.TYPE_MESSAGE,
-    )
-    model_type = file.enum_type.add(name="ModelType")
-    for number, value in enumerate(("MODEL_TYPE_UNSPECIFIED", "TENSORFLOW", "OTHER")):
-        model_type.value.add(name=value, number=number)
-    policy = add(
-        file.message_type,
-        "ServableVersionPolicy",
-        ("latest", 100, sub, "ServableVersionPolicy.Latest"),
-        ("all", 101, sub, "ServableVersionPolicy.All"),
-        ("specific", 102, sub, "ServableVersionPolicy.Specific"),
-    )
-    one_of(policy, "policy_choice", "latest", "all", "specific")
-    add(policy.nested_type, "Latest", ("num_versions", 1, u32, ""))
-    add(policy.nested_type, "All")
-    add(policy.nested_type, "Specific", ("versions", 1, i64, "*"))
-    model = add(
-        file.message_type,
-        "ModelConfig",
-        ("name", 1, text, ""),
-        ("base_path", 2, text, ""),
-        ("model_type", 3, enum, "ModelType"),
-        ("model_platform", 4, text, ""),
-        ("logging_config", 6, sub, "LoggingConfig"),
-        ("model_version_policy", 7, sub, "ServableVersionPolicy"),
-        ("version_labels", 8, sub, "*ModelConfig.VersionLabelsEntry"),
-    )
-    labels = add(model.nested_type, "VersionLabelsEntry", ("key", 1, text, ""), ("value", 2, i64, ""))
-    labels.options.map_entry = True
-    add(file.message_type, "LoggingConfig")
-    add(file.message_type, "ModelConfigList", ("config", 1, sub, "*ModelConfig"))
-    server = add(file.message_type, "ModelServerConfig", ("model_config_list", 1, sub, "ModelConfigList"))
-    one_of(server, "config", "model_config_list")
-    # A pool of our own: the default one may hold TensorFlow Serving's real messages under the same names.
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.ModelServerConfig"))
+    Raises:
+        ConfigError: not a MonitoringConfig text proto.
+    """
+    messages = {
+        "MonitoringConfig": ("PrometheusConfig prometheus_config = 1",),
+        "PrometheusConfig": ("bool enable = 1", "string path = 2"),
+    }
+    given = parse_text(text, messages, "MonitoringConfig").prometheus_config
+    if not given.enable:
+        return None
+    path: str = given.path or "/monitoring/prometheus/metrics"
+    if not path.startswith("/") or path.lower().startswith("/v1/"):
+        raise ConfigError(f"the path of the metrics can't be {path!r}")
+    return path

@@ -20,7 +20,6 @@ _NOT_DONE = {
     "grpc_socket_path": "",
     "enable_batching": "false",
     "batching_parameters_file": "",
-    "monitoring_config_file": "",
     "ssl_config_file": "",
     "platform_config_file": "",
     "prefer_tflite_model": "false",
@@ -52,6 +51,8 @@ class Options:
     intra_op_threads: int
     inter_op_threads: int
     warmup_iterations: int  # 0: none
+    monitoring_config_file: Path | None
+    request_log: Path | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,6 +93,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         intra_op_threads=given.tensorflow_intra_op_parallelism,
         inter_op_threads=given.tensorflow_inter_op_parallelism,
         warmup_iterations=max(1, given.num_request_iterations_for_warmup) if given.enable_model_warmup else 0,
+        monitoring_config_file=given.monitoring_config_file,
+        request_log=given.request_log,
     )
 
 
@@ -101,6 +104,10 @@ def _boolean(text: str) -> bool:
     if text.lower() in ("false", "0", "no"):
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None  # an empty value is TensorFlow Serving's default for its file flags
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -116,7 +123,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--rest_api_host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--model_name", default="default", help="name of the one model at --model_base_path")
     add("--model_base_path", default="", help="folder that holds the version folders of the one model")
-    add("--model_config_file", type=Path, help="text proto ModelServerConfig; wins over --model_base_path")
+    add("--model_config_file", type=_path, help="text proto ModelServerConfig; wins over --model_base_path")
     add("--model_config_file_poll_wait_seconds", type=float, default=0, help="0: read it once")
     add("--models_dir", type=Path, help="folder of models; each sub-folder is one, new ones are picked up")
     add(
@@ -136,6 +143,12 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--tensorflow_inter_op_parallelism", type=int, default=0, help="operations at one time; 0: cores")
     flag("--enable_model_warmup", default=True, help="run the requests that come with a version")
     add("--num_request_iterations_for_warmup", type=int, default=1, help="runs of each warm-up request")
+    add(
+        "--monitoring_config_file",
+        type=_path,
+        help="text proto MonitoringConfig: Prometheus' metrics and their path (default: no metrics)",
+    )
+    add("--request_log", type=_path, help="append one JSON line per request to this file")
     # These cover labels of versions that are not loaded yet, which this server allows anyway.
     flag("--allow_version_labels_for_unavailable_models", help="always so here")
     for name in _NOT_DONE:

@@ -19,6 +19,7 @@ from services.serving.dataplane import Answer, Dataplane
 from services.serving.encode import quote
 from services.serving.errors import Code, ServingError
 from services.serving.routes import Route, VersionTooLarge, parse_route
+from services.serving.telemetry import Telemetry
 from services.serving.trace import Trace
 
 log = logging.getLogger("serving.rest")
@@ -60,12 +61,22 @@ class RestApp:
     """The ASGI application.
 
     ``is_ready`` says whether the models on disk have been looked for; ``/readyz`` also waits for their first loads.
+    ``metrics_path`` is where the metrics are; None: nowhere.
     """
 
     def __init__(
-        self, dataplane: Dataplane, *, is_ready: Callable[[], bool], threads: int, cors: bool = False
+        self,
+        dataplane: Dataplane,
+        *,
+        is_ready: Callable[[], bool],
+        threads: int,
+        cors: bool = False,
+        telemetry: Telemetry | None = None,
+        metrics_path: str | None = None,
     ) -> None:
         self._dataplane = dataplane
+        self._telemetry = telemetry or Telemetry()
+        self._metrics_path = metrics_path
         self._is_ready = is_ready
         self._cors = _CORS if cors else []
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="predict")
@@ -83,6 +94,8 @@ class RestApp:
         elif path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
             status, body = (200, {"status": "ok"}) if path == "/healthz" else self._readiness()
             await _respond(send, status, orjson.dumps(body), [_JSON])
+        elif self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
+            await self._metrics(method, "?" in path, send)
         else:
             await _respond(send, 404, _HTML_404, [(b"content-type", b"text/html")])
 
@@ -98,22 +111,44 @@ class RestApp:
             allowed = origin.startswith((b"http://", b"https://"))
             await _respond(send, 200 if allowed else 400, b"", self._cors if allowed else [])
             return
+        request_id = next((value for name, value in headers if name == b"x-request-id"), b"")
+        trace = Trace("REST", "", request_id=request_id.decode("latin-1"))
         own = [_JSON, *self._cors]
+        if request_id:
+            own.append((b"x-request-id", request_id))
+        code, answer = Code.OK, b""
         try:
-            route = parse_route(method, path)
-            if route.verb in ("predict", "classify", "regress"):
-                answer = await self._in_pool(route, await _read(receive), headers)
-                own.append((b"x-model-version", b"%d" % answer.version))
-                await _respond(send, 200, answer.body, own)
-            else:
-                await _respond(send, 200, self._look_up(route), own)
+            status = 200
+            answer = await self._answer(method, path, headers, receive, trace)
+            if trace.api in _POOLED:
+                own.append((b"x-model-version", b"%d" % (trace.version or 0)))
         except VersionTooLarge:
-            await _respond(send, 400, b"", own)
+            status, code = 400, Code.INVALID_ARGUMENT
         except ServingError as error:
-            await _respond(send, HTTP_STATUS[error.code], _error_body(error.message), own)
+            status, code, answer = HTTP_STATUS[error.code], error.code, _error_body(error.message)
         except Exception as error:
             log.exception("%s %s failed", method, path)
-            await _respond(send, 500, _error_body(f"{type(error).__name__}: {error}"), own)
+            status, code, answer = 500, Code.INTERNAL, _error_body(f"{type(error).__name__}: {error}")
+        # Before the answer goes out, so that whoever has it finds it counted.
+        self._telemetry.finish(trace, code, len(answer))
+        await _respond(send, status, answer, own)
+
+    async def _answer(
+        self, method: str, path: str, headers: Headers, receive: Receive, trace: Trace
+    ) -> bytes:
+        route = parse_route(method, path)
+        trace.api, trace.model = route.verb, route.target.model
+        if route.verb not in _POOLED:
+            return self._look_up(route)
+        body = await _read(receive)
+        trace.request_bytes = len(body)
+        return (await self._in_pool(route, body, headers, trace)).body
+
+    async def _metrics(self, method: str, with_query: bool, send: Send) -> None:
+        if method != "GET" or with_query:
+            await _respond(send, 400, b"Unexpected metrics request", [_TEXT])
+        else:
+            await _respond(send, 200, self._telemetry.render(), [_TEXT])
 
     def _look_up(self, route: Route) -> bytes:
         if route.verb == "list":
@@ -124,12 +159,12 @@ class RestApp:
             found = self._dataplane.status(route.target)
         return orjson.dumps(found, option=orjson.OPT_INDENT_2)
 
-    async def _in_pool(self, route: Route, body: bytes, headers: Headers) -> Answer:
+    async def _in_pool(self, route: Route, body: bytes, headers: Headers, trace: Trace) -> Answer:
         plane = self._dataplane
         call = {"predict": plane.predict, "classify": plane.classify, "regress": plane.regress}[route.verb]
 
         def answer() -> Answer:
-            return call(route.target, _inflate(body, headers), Trace("REST", route.verb))
+            return call(route.target, _inflate(body, headers), trace)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
 
@@ -139,6 +174,8 @@ class RestApp:
 
 
 _JSON = (b"content-type", b"application/json")
+_TEXT = (b"content-type", b"text/plain")
+_POOLED = frozenset({"predict", "classify", "regress"})
 
 
 def _error_body(message: str) -> bytes:

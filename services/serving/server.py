@@ -12,7 +12,7 @@ from functools import partial
 
 import uvicorn
 
-from services.serving.config import ConfigError, ModelConfig
+from services.serving.config import ModelConfig, parse_monitoring_config
 from services.serving.dataplane import Dataplane
 from services.serving.loader import LoaderOptions, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
@@ -20,6 +20,8 @@ from services.serving.options import Options, parse_options
 from services.serving.preparation import Step, prepared
 from services.serving.rest import RestApp
 from services.serving.source import ModelsFolder
+from services.serving.telemetry import RequestLog, Telemetry
+from services.serving.textproto import ConfigError
 from services.serving.trial import try_signatures
 from services.serving.warmup import warm_up
 from services.serving.watcher import Catalog, ConfigFile, Watcher
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         catalog = _catalog(options)
+        metrics_path = _metrics_path(options)
+        telemetry = Telemetry(_request_log(options))
         listener = _listen(options.host, options.port)
     except ConfigError as error:
         log.error("%s", error)
@@ -51,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 load_saved_model,
                 options=LoaderOptions(options.intra_op_threads, options.inter_op_threads, options.timeout_ms),
             ),
-            _steps(options),
+            _steps(options, telemetry),
+            telemetry,
         ),
         retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
         load_threads=options.load_threads,
@@ -62,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_ready=lambda: watcher.has_looked,
         threads=options.threads,
         cors=options.cors,
+        telemetry=telemetry,
+        metrics_path=metrics_path,
     )
     log.info("listening on http://%s:%d", options.host, listener.getsockname()[1])
     # The port is open before anything is loaded: one bad model must not keep the others, or the health
@@ -73,15 +80,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watcher.stop()
     manager.stop()
     app.close()
+    telemetry.close()
     return 0
 
 
-def _steps(options: Options) -> list[Step]:
+def _steps(options: Options, telemetry: Telemetry) -> list[Step]:
     """What a loaded version must pass before it is AVAILABLE."""
     steps: list[Step] = [lambda servable, _: try_signatures(servable)]
     if options.warmup_iterations:
-        steps.append(lambda servable, path: warm_up(servable, path, options.warmup_iterations))
+        steps.append(lambda servable, path: warm_up(servable, path, options.warmup_iterations, telemetry))
     return steps
+
+
+def _request_log(options: Options) -> RequestLog | None:
+    try:
+        return RequestLog(options.request_log) if options.request_log else None
+    except OSError as error:
+        raise ConfigError(f"--request_log {options.request_log}: {error.strerror}") from None
+
+
+def _metrics_path(options: Options) -> str | None:
+    """Where Prometheus finds the metrics; None: nowhere."""
+    file = options.monitoring_config_file
+    if file is None:
+        return None
+    try:
+        return parse_monitoring_config(file.read_text())
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _serve(app: RestApp, listener: socket.socket, options: Options) -> None:

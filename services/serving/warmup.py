@@ -18,6 +18,7 @@ from services.serving.errors import Code, ServingError
 from services.serving.inference import NO_LIMIT, Inference, Lease
 from services.serving.loader import as_serving_error, import_tensorflow
 from services.serving.signature import Servable
+from services.serving.telemetry import Telemetry
 from services.serving.trace import Trace
 
 log = logging.getLogger("serving.warmup")
@@ -26,7 +27,7 @@ FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MOST_RECORDS = 1000
 
 
-def warm_up(servable: Servable, path: str, iterations: int = 1) -> None:
+def warm_up(servable: Servable, path: str, iterations: int, telemetry: Telemetry) -> None:
     """Run the warm-up records of the version in folder ``path``, if it has any, each ``iterations`` times.
 
     As in TensorFlow Serving the model's name and version in a record are not looked at.
@@ -38,9 +39,23 @@ def warm_up(servable: Servable, path: str, iterations: int = 1) -> None:
     if not os.path.exists(file):
         return
     began = time.monotonic()
+    code = Code.UNKNOWN
+    try:
+        count = _replay_all(servable, file, iterations)
+        code = Code.OK
+        log.info("%s: warmed up with %d records in %.2f s", path, count, time.monotonic() - began)
+    except ServingError as error:
+        code = error.code
+        raise
+    finally:
+        telemetry.warmed_up(path, time.monotonic() - began, code)
+
+
+def _replay_all(servable: Servable, file: str, iterations: int) -> int:
     inference = Inference(lambda model, version, label: _only(servable))
     count = 0
-    for count, record in enumerate(_records(file), start=1):
+    for record in _records(file):
+        count += 1
         if count > _MOST_RECORDS:
             raise ServingError(
                 Code.INVALID_ARGUMENT,
@@ -53,7 +68,7 @@ def warm_up(servable: Servable, path: str, iterations: int = 1) -> None:
                 raise ServingError(
                     error.code, f"Warm-up record {count} of {file} failed: {error.message}"
                 ) from error
-    log.info("%s: warmed up with %d records in %.2f s", path, count, time.monotonic() - began)
+    return count
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.serving.config import ConfigError, ModelConfig, parse_models_config
+from services.serving.config import ModelConfig, parse_models_config
 from services.serving.manager import ModelManager
 from services.serving.source import ModelsFolder, VersionSource
+from services.serving.textproto import ConfigError
 
 log = logging.getLogger("serving.watcher")
 

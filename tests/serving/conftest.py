@@ -31,6 +31,7 @@ class Server:
     url: str
     client: httpx.Client
     log: list[str] = field(default_factory=list)
+    request_log: Path | None = None
 
     def predict(self, model: str, body: Any, where: str = "") -> httpx.Response:
         return self.client.post(f"/v1/models/{model}{where}:predict", json=body)
@@ -135,12 +136,17 @@ def server(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             (extra / "tf_serving_warmup_requests").write_bytes(b"no TFRecord at all")
         else:
             shutil.copy(exports / "warmups" / name, extra / "tf_serving_warmup_requests")
+    monitoring = tmp_path_factory.mktemp("monitoring") / "monitoring.config"
+    monitoring.write_text('prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }')
     with running_server(
         f"--models_dir={models}",
         "--max_num_load_retries=0",
         "--rest_api_timeout_in_ms=1500",
         "--num_request_iterations_for_warmup=2",
+        f"--monitoring_config_file={monitoring}",
+        f"--request_log={monitoring.with_name('requests.log')}",
     ) as server:
         for kind in WORKING:
             server.wait_for(kind, 1)
+        server.request_log = monitoring.with_name("requests.log")
         yield server

