@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from services.worker.preloader import Preloader
 from tests.training.conftest import DIGITS_JOB, Supervisor, changed
 
 
@@ -148,3 +149,51 @@ def test_a_full_disk_is_told_as_such(supervisor: Supervisor, digits: Path, tmp_p
     failed = supervisor.fail(DIGITS_JOB, data=digits)
     assert failed["code"] == "disk_full"
     assert "retry" in failed["hint"]
+
+
+def test_callbacks_of_keras_by_name_keep_their_files_in_the_run(supervisor: Supervisor, digits: Path) -> None:
+    callbacks = [
+        {"name": "ModelCheckpoint", "params": {"filepath": "best.keras", "save_best_only": True}},
+        {
+            "name": "ModelCheckpoint",
+            "params": {"filepath": "w/{epoch:02d}.weights.h5", "save_weights_only": True},
+        },
+        {"name": "CSVLogger", "params": {"filename": "epochs.csv"}},
+        {"name": "EarlyStopping", "params": {"monitor": "loss", "min_delta": 100, "patience": 2}},
+        "TerminateOnNaN",
+    ]
+    job = supervisor.run(changed(DIGITS_JOB, fit={"callbacks": callbacks, "epochs": 20}), data=digits)
+    assert [event["epoch"] for event in job.of("epoch")] == [1, 2, 3], "stopped early"
+    assert job.last["epochs"] == 3
+    assert (job.run_dir / "best.keras").is_file()
+    assert len(list((job.run_dir / "w").iterdir())) == 3
+    assert len((job.run_dir / "epochs.csv").read_text().splitlines()) == 4
+
+
+def test_averaged_weights_swapped_in_at_each_epochs_end(supervisor: Supervisor, digits: Path) -> None:
+    optimizer = {"name": "Adam", "params": {"use_ema": True, "ema_momentum": 0.9}}
+    callbacks = [{"name": "SwapEMAWeights", "params": {"swap_on_epoch": True}}]
+    job = supervisor.run(
+        changed(DIGITS_JOB, fit={"optimizer": optimizer, "callbacks": callbacks}), data=digits
+    )
+    assert job.last["metrics"]["test_accuracy"] > 0.3
+
+
+def test_two_jobs_may_use_the_same_cached_data_at_once(supervisor: Supervisor, digits: Path) -> None:
+    jobs = [supervisor.start(DIGITS_JOB, data=digits, run=name) for name in ("one", "two")]
+    assert [job.finish() for job in jobs] == [0, 0]
+    assert jobs[0].last["metrics"] == jobs[1].last["metrics"]
+
+
+def test_steps_per_epoch_and_a_fixed_chunk(supervisor: Supervisor, digits: Path) -> None:
+    fit = {"steps_per_epoch": 7, "steps_per_execution": 3, "epochs": 3}
+    job = supervisor.run(changed(DIGITS_JOB, fit=fit), data=digits)
+    assert [event["step"] for event in job.of("epoch")] == [7, 14, 21]
+
+
+def test_a_fresh_start_without_a_preloader_keeps_the_log_readable(tmp_path: Path, digits: Path) -> None:
+    job = Supervisor(Preloader(warm=False), tmp_path).run(changed(DIGITS_JOB, fit={"epochs": 1}), data=digits)
+    log = (job.run_dir / "job.log").read_text()
+    assert log.startswith("epoch 1/1: loss ")
+    assert "oneDNN" not in log
+    job.trainer.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from filelock import FileLock
 
 from tests.training.conftest import DIGITS_JOB, Supervisor, changed
 
@@ -122,3 +123,18 @@ def test_the_program_ends_with_its_supervisor(supervisor: Supervisor, digits: Pa
     os.close(job.trainer._lifeline)
     assert job.finish(timeout=5) == -signal.SIGKILL
     job.trainer._lifeline = os.dup(job.trainer.events)  # for close
+
+
+def test_sigterm_ends_a_job_that_waits_for_anothers_download(supervisor: Supervisor) -> None:
+    # the lock of the download, held by somebody else
+    folder = supervisor.home / "tfds"
+    folder.mkdir()
+    with FileLock(folder / ".fashion_mnist-3.0.1.lock"):
+        job = supervisor.start({"model": {"builder": "lenet5"}, "dataset": {"tfds": "fashion_mnist"}})
+        job.wait_for(lambda event: event["event"] == "stage")
+        time.sleep(1.0)
+        asked = time.monotonic()
+        job.trainer.terminate()
+        assert job.finish() == 75
+        assert time.monotonic() - asked < 3
+    assert job.last == {"event": "stopped", "checkpoint": None}

@@ -21,13 +21,17 @@ from services.worker.training.data.record import Array, Rows
 from services.worker.training.failures import TrainingFailed, shorten
 
 Logs = dict[str, float]
+_ALIGNMENT = 64  # bytes; Eigen's largest
 
 
 def as_tensor(array: Array) -> Any:
-    """``array`` as a tensor: shared with it, not copied, where the default device is the CPU."""
-    # TensorFlow aborts the process on memory that Eigen would not have aligned; NumPy promises 16 bytes only
-    aligned = array.ctypes.data % 64 == 0 and array.flags.c_contiguous
-    if not tf.config.list_logical_devices("GPU") and array.flags.writeable and aligned:
+    """``array`` as a tensor: shared with it, not copied, where that is possible.
+
+    It is for arrays on a CPU that lie as TensorFlow's kernels want them, as memory-mapped .npy files do; a tensor
+    that is not aligned ends the process.
+    """
+    shareable = array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0
+    if shareable and not tf.config.list_logical_devices("GPU"):
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.constant(array)
 

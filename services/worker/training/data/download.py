@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import threading
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from services.worker.training.emitter import Emitter
 
 PROBE_SECONDS = 5.0
+TELL_SECONDS = 3.0
 
 
 def prepared_builder(name: str, tfds_dir: Path, emit: Emitter) -> Any:
@@ -46,7 +48,7 @@ def prepared_builder(name: str, tfds_dir: Path, emit: Emitter) -> Any:
     with lock.acquire(poll_interval=0.2):
         builder = tfds.builder(name, data_dir=str(tfds_dir))
         if not _is_ready(builder):
-            _prepare(tfds, builder, emit)
+            _prepare(tfds, builder, tfds_dir, emit)
     return builder
 
 
@@ -54,15 +56,15 @@ def _is_ready(builder: Any) -> bool:
     return bool(builder.info.splits) and Path(builder.data_dir).is_dir()
 
 
-def _prepare(tfds: Any, builder: Any, emit: Emitter) -> None:
+def _prepare(tfds: Any, builder: Any, tfds_dir: Path, emit: Emitter) -> None:
     urls = _urls(builder)
     problem = unreachable(urls[0]) if urls else None
     if problem is None:
         emit.note(data_source="download")
         print(f"downloading {builder.info.full_name}", flush=True)  # noqa: T201 - the job's log
-        _download(tfds, builder, manual_dir=None)
+        _download(tfds, builder, tfds_dir, manual_dir=None)
     elif builder.info.name == "fashion_mnist":
-        _prepare_from_debian(tfds, builder, emit, problem)
+        _prepare_from_debian(tfds, builder, tfds_dir, emit, problem)
     else:
         raise TrainingFailed(
             "data_unreachable",
@@ -71,7 +73,7 @@ def _prepare(tfds: Any, builder: Any, emit: Emitter) -> None:
         )
 
 
-def _prepare_from_debian(tfds: Any, builder: Any, emit: Emitter, problem: str) -> None:
+def _prepare_from_debian(tfds: Any, builder: Any, tfds_dir: Path, emit: Emitter, problem: str) -> None:
     with tempfile.TemporaryDirectory(prefix="modelyard-fashion-mnist-") as folder:
         try:
             origin = debian.genuine_files(Path(folder))
@@ -87,16 +89,16 @@ def _prepare_from_debian(tfds: Any, builder: Any, emit: Emitter, problem: str) -
             f"The download host of fashion_mnist does not answer ({problem}). The same four files were taken from "
             f"{origin}; their SHA-256 are those that tensorflow_datasets expects.",
         )
-        _download(tfds, builder, manual_dir=folder)
+        _download(tfds, builder, tfds_dir, manual_dir=folder)
 
 
-def _download(tfds: Any, builder: Any, manual_dir: str | None) -> None:
+def _download(tfds: Any, builder: Any, tfds_dir: Path, manual_dir: str | None) -> None:
+    tfds.disable_progress_bar()  # made for terminals; the job's log gets lines instead
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config)
-    except (tfds.download.DownloadError, ConnectionError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise  # a full disk and its like
+        with _growth_told(tfds_dir):
+            builder.download_and_prepare(download_config=config)
+    except (tfds.download.DownloadError, ConnectionError) as error:
         raise TrainingFailed(
             "data_unreachable", f"{builder.info.name} could not be downloaded: {shorten(str(error), 400)}"
         ) from error
@@ -108,6 +110,30 @@ def _download(tfds: Any, builder: Any, manual_dir: str | None) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _growth_told(folder: Path) -> Iterator[None]:
+    """Print every few seconds how much lies in ``folder``, so that a long download is seen to move."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(TELL_SECONDS):
+            size = sum(path.stat().st_size for path in _files(folder))
+            print(f"preparing data: {size / 1e6:.0f} MB on disk", flush=True)  # noqa: T201 - the job's log
+
+    thread = threading.Thread(target=tell, name="download", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _files(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):  # files come and go
+        return [path for path in folder.rglob("*") if path.is_file()]
+    return []
+
+
 def _urls(builder: Any) -> list[str]:
     with contextlib.suppress(Exception):  # builders without registered checksums have none
         return [
@@ -116,6 +142,12 @@ def _urls(builder: Any) -> list[str]:
             if urllib.parse.urlsplit(str(url)).scheme in {"http", "https"}
         ]
     return []
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause: requests and urllib3 wrap it in addresses and object names."""
+    cause = getattr(error.args[0], "reason", error) if error.args else error
+    return shorten(str(cause).rsplit(": ", 1)[-1], 200)
 
 
 def unreachable(url: str, seconds: float = PROBE_SECONDS) -> str | None:
@@ -132,7 +164,7 @@ def unreachable(url: str, seconds: float = PROBE_SECONDS) -> str | None:
             requests.head(url, timeout=seconds, allow_redirects=False).raise_for_status()
             answer.append(None)
         except requests.RequestException as error:
-            answer.append(shorten(str(getattr(error, "args", [error])[0] or error), 200))
+            answer.append(_reason(error))
 
     thread = threading.Thread(target=ask, name="probe", daemon=True)
     thread.start()
