@@ -1,4 +1,4 @@
-"""Predictions by the model server, over an asynchronous pool of connections. No FastAPI here.
+"""Predictions by the model server, over an asynchronous pool of connections.
 
 The hot path asks the store for nothing: labels and signatures are looked up only when a request needs them, and are
 then remembered for a second.

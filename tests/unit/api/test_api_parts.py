@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -146,3 +148,9 @@ def test_a_form_with_too_much_text_is_refused() -> None:
 
     with pytest.raises(Malformed):
         asyncio.run(read())
+
+
+@pytest.mark.parametrize("module", ["submission", "data_checks", "uploads"])
+def test_use_cases_know_nothing_of_http(module: str) -> None:
+    code = f"import services.api.{module}, sys; sys.exit(bool({{'fastapi', 'starlette'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
