@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -20,6 +21,12 @@ BACKLOG = 2048
 
 class _Server(uvicorn.Server):
     """Ends the live streams before it waits for open requests."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # what is there now stays: a full collection need not walk through it in the middle of a request
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         resources = getattr(getattr(self.config.app, "state", None), "resources", None)
