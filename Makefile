@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything runs in .venv, made on first use from requirements/*.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check fix lock env env-dev clean
+.PHONY: help demo up test check fix bench lock env env-dev clean
 
 PY := .venv/bin/python
 PORT ?= 8000
@@ -32,6 +32,9 @@ check: env-dev ## format check, lint, types, import rules, tests
 fix: env-dev ## format and mend what the linter can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+bench: env-dev ## measure everything anew and rewrite docs/benchmarks.md
+	@$(PY) -m benchmarks
 
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	@deploy/lock.sh

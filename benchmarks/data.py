@@ -17,12 +17,11 @@ FASHION: dict[str, Any] = {
 def prepared_home(scratch: Path) -> Path:
     """A home in which Fashion-MNIST lies decoded."""
     home = scratch / "home"
-    if not (home / "prepared").exists():
+    if not any((home / "cache").rglob("notes.json")):
         with platform(home) as running:
             client = running.client()
             job = client.jobs.submit({**FASHION, "fit": {"epochs": 1}})
             done = client.jobs.wait(job.id, timeout=600)
             if done.error is not None:
                 raise RuntimeError(done.error.message)
-        (home / "prepared").touch()
     return home
