@@ -1,4 +1,4 @@
-"""``make demo`` stage by stage: on a new home, and again. The environment is not counted: it is made once."""
+"""``make demo`` stage by stage: on a new home, and again. The environment is not counted: made once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(scratch: Path) -> Table:
     rows = [Row(name, f"{first[name]:.1f} s", f"{second.get(name, 0.0):.1f} s") for name in first]
     return Table(
         "`make demo`",
-        "On a new home, where the data is fetched and decoded, and again. Making `.venv` is not in it: 80 s here, once. "
+        "On a new home, where the data is fetched and decoded, and again. Making `.venv` (80 s) is not in it. "
         "Target: the second in under 60 s.",
         ("step", "first", "second"),
         rows,

@@ -22,7 +22,10 @@ class DatasetOptions(Spec):
         description="Fraction of the training rows held out for validation, chosen by the seed. 0 with no "
         "validation data of its own: the test split, where there is one, is the validation data.",
     )
-    cache: bool = Field(True, description="Keep decoded rows in memory (and on disk, decoded, for tfds).")
+    cache: bool = Field(
+        True,
+        description="Keep the training rows in memory. False: read them from disk batch by batch, by tf.data.",
+    )
     shuffle: bool = Field(
         True, description="Visit the training rows in a new order, drawn from the seed, each epoch."
     )

@@ -62,6 +62,26 @@ def test_a_killed_job_ends_with_the_very_weights_of_an_uninterrupted_one(
         assert event["metrics"] == expected[event["epoch"]]
 
 
+def test_rows_streamed_by_tf_data_give_the_very_weights_of_rows_in_memory(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    short = changed(EXACT, fit={"epochs": 3})
+    memory = supervisor.run(short, data=digits, run="memory")
+    streamed_spec = changed(short, dataset={"cache": False})
+    streamed = supervisor.run(streamed_spec, data=digits, run="streamed")
+    for one, other in zip(_weights(memory.run_dir), _weights(streamed.run_dir), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    broken = supervisor.start(streamed_spec, data=digits, run="broken")
+    broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 250)
+    os.kill(broken.trainer.pid, signal.SIGKILL)
+    broken.finish()
+    resumed = supervisor.run(streamed_spec, data=digits, run="broken")
+    assert resumed.noted()["resumed_from"]["step"] > 0, "in the middle of an epoch"
+    for one, other in zip(_weights(memory.run_dir), _weights(resumed.run_dir), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_sigterm_writes_a_checkpoint_within_a_second_and_a_retry_goes_on(
     supervisor: Supervisor, digits: Path
 ) -> None:

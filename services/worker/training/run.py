@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
-from services.worker.training import compiling, heads, manifest, models, state
+from services.worker.training import compiling, heads, manifest, models, runtime, state
 from services.worker.training.compiling import Compiled
 from services.worker.training.data import loading
 from services.worker.training.data.order import Order
@@ -23,6 +23,7 @@ from services.worker.training.heads import Head
 from services.worker.training.state import State
 from services.worker.training.steps import Steps, as_tensor
 from services.worker.training.stopping import StopSignal
+from services.worker.training.streamed import StreamedSteps
 from services.worker.training.tensorboard import EventFiles
 from services.worker.training.timings import Timings
 from shared.specs import TrainJob, parse_job
@@ -50,7 +51,7 @@ class Run:
         run_dir = RunDir(self.request.run_dir)
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
-        self._prepare_runtime(job)
+        runtime.prepare(job.fit)
         data = loading.load(job.dataset, job.fit, self.request, self.emit)
         self._note_data(job, data)
         self._stage("building")
@@ -58,7 +59,8 @@ class Run:
         head = heads.head_of(model)
         heads.check(head, data)
         compiled = compiling.compile_model(model, job.fit, data, head)
-        steps = Steps(model, data.train, _order(job, data), compiled)
+        kind = Steps if job.dataset.cache else StreamedSteps
+        steps = kind(model, data.train, _order(job, data), compiled)
         self._note_model(model, compiled, steps)
         training = self._train(job, data, model, steps, run_dir)
         metrics = self._evaluate(data, steps, training)
@@ -78,11 +80,6 @@ class Run:
         self.stop.check()
         self.timings.mark(name)
         self.emit(StageEntered(stage=name))
-
-    def _prepare_runtime(self, job: TrainJob) -> None:
-        keras.utils.set_random_seed(job.fit.seed)
-        if job.fit.deterministic:
-            tf.config.experimental.enable_op_determinism()
 
     def _note_data(self, job: TrainJob, data: TrainingData) -> None:
         self.timings.mark("data_ready")

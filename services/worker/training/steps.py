@@ -9,6 +9,7 @@ wait for it, and rows are gathered inside (see ``data.order``). Only public Kera
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -102,9 +103,18 @@ class Steps:
         return y
 
     def _many_steps(self, epoch: Any, start: Any, count: Any) -> Any:
-        def body(done: Any, losses: Any) -> tuple[Any, Any]:
+        def batch(done: Any) -> tuple[Any, Any]:
             rows = self.order.indices(epoch, start + done)
-            loss = self._one(tf.gather(self._x, rows), self._encode(tf.gather(self._y, rows)))
+            return tf.gather(self._x, rows), tf.gather(self._y, rows)
+
+        return self._repeat(count, batch)
+
+    def _repeat(self, count: Any, batch: Callable[[Any], tuple[Any, Any]]) -> Any:
+        """``count`` steps (int64 scalar) on the batches that ``batch`` gives for 0, 1, ...: losses and means."""
+
+        def body(done: Any, losses: Any) -> tuple[Any, Any]:
+            x, y = batch(done)
+            loss = self._one(x, self._encode(y))
             return done + 1, losses.write(tf.cast(done, tf.int32), loss)
 
         losses = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=())
