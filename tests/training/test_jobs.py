@@ -197,3 +197,18 @@ def test_a_fresh_start_without_a_preloader_keeps_the_log_readable(tmp_path: Path
     assert log.startswith("epoch 1/1: loss ")
     assert "oneDNN" not in log
     job.trainer.close()
+
+
+def test_many_static_steps_on_large_data_survive_the_graph_optimizer(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    """TensorFlow's memory pass turns sums into temporary variables that collide in loops (see ``runtime``)."""
+    x = np.zeros((60_000, 28, 28, 1), np.uint8)  # enough for the pass to believe that memory is short
+    np.savez(tmp_path / "large.npz", x=x, y=np.arange(len(x)) % 10)
+    spec = {
+        "model": {"builder": "lenet5"},
+        "dataset": {"npz": "ds_large"},
+        "fit": {"epochs": 1, "steps_per_epoch": 20},
+    }
+    job = supervisor.run(spec, data=tmp_path / "large.npz")
+    assert job.last["steps"] == 20

@@ -47,7 +47,8 @@ class Order:
             start = step * self.batch
             position = tf.range(start, tf.minimum(start + self.batch, self.rows))
             return self._shuffled(position, tf.stack([tf.constant(self.seed, tf.int64), epoch]))
-        stream = tf.range(self.batch, dtype=tf.int64) + (epoch * self.steps_per_epoch + step) * self.batch
+        start = (epoch * self.steps_per_epoch + step) * self.batch
+        stream = tf.range(start, start + self.batch)
         passes = stream // self.rows
         position = stream % self.rows
         if not self.shuffle or self.rows == 1:
