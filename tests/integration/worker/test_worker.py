@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +214,29 @@ def test_a_path_outside_the_allowed_folders_is_refused_by_the_worker_too(
     job = stack.until_ended(stack.submit(**request))
     assert job.error is not None
     assert job.error["code"] == "path_not_allowed"
+
+
+def test_a_full_disk_while_publishing_fails_in_words_and_a_retry_goes_on_from_the_checkpoint(
+    stack: Stack, digits_job: Request
+) -> None:
+    models = stack.home / "models"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(models)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        stack.serving()
+        stack.worker()
+        request = digits_job(epochs=20, publish="digits")
+        job = stack.until_ended(stack.submit(**request))
+        assert job.state is JobState.FAILED
+        assert job.error is not None
+        assert job.error["code"] == "disk_full"
+        assert "retry" in job.error["hint"]
+        assert list((models / "digits").iterdir()) == [], "nothing half-copied stays"
+    finally:
+        subprocess.run(["umount", str(models)], check=True)
+    again, _ = stack.store.jobs.create(parse_job(request), retry_of=job.id, resume_from=job.run_dir)
+    stack.queue.send(again.id)
+    done = stack.succeeded(again.id)
+    assert done.run["resumed_from"]["epoch"] == 20
+    assert (done.result or {})["version"] == 1
