@@ -135,3 +135,33 @@ def parse_monitoring_config(text: str) -> str | None:
     if not path.startswith("/") or path.lower().startswith("/v1/"):
         raise ConfigError(f"the path of the metrics can't be {path!r}")
     return path
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS for gRPC, as PEM texts. ``client_verify`` asks clients for a certificate that ``custom_ca`` signed."""
+
+    server_key: str
+    server_cert: str
+    custom_ca: str
+    client_verify: bool
+
+
+def parse_ssl_config(text: str) -> Tls:
+    """Read an ``ssl.config``, in which keys and certificates stand as PEM texts.
+
+    Raises:
+        ConfigError: not an SSLConfig text proto, or one without key or certificate.
+    """
+    fields = (
+        "string server_key = 1",
+        "string server_cert = 2",
+        "string custom_ca = 3",
+        "bool client_verify = 4",
+    )
+    given = parse_text(text, {"SSLConfig": fields}, "SSLConfig")
+    if not (given.server_key and given.server_cert):
+        raise ConfigError("it must hold server_key and server_cert")
+    if given.client_verify and not given.custom_ca:
+        raise ConfigError("client_verify needs custom_ca, which must have signed the clients' certificates")
+    return Tls(given.server_key, given.server_cert, given.custom_ca, given.client_verify)

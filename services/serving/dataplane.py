@@ -12,7 +12,7 @@ from services.serving.errors import invalid_argument
 from services.serving.examples import decode_examples
 from services.serving.inference import Inference, Target
 from services.serving.json_reader import read_json
-from services.serving.manager import ModelManager
+from services.serving.manager import ModelManager, VersionStatus
 from services.serving.scoring import classes_json, values_json
 from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature
 from services.serving.trace import Trace
@@ -81,9 +81,17 @@ class Dataplane:
                     "state": str(one.state),
                     "status": {"error_code": str(one.code), "error_message": one.message},
                 }
-                for one in self._manager.statuses(target.model, target.version)
+                for one in self.statuses(target)
             ]
         }
+
+    def statuses(self, target: Target) -> list[VersionStatus]:
+        """What ``status`` says, as data.
+
+        Raises:
+            ServingError: NOT_FOUND.
+        """
+        return self._manager.statuses(target.model, target.version)
 
     def metadata(self, target: Target) -> dict[str, Any]:
         """The signatures of one version.

@@ -36,6 +36,9 @@ class LoaderOptions:
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     timeout_ms: int = 0
+    tags: tuple[str, ...] = ("serve",)
+    session_config: str = ""  # a ConfigProto in text form; the other fields win
+    gpu_memory_fraction: float = 0.0
 
 
 def import_tensorflow() -> Any:
@@ -159,17 +162,10 @@ def load_saved_model(path: str, options: LoaderOptions) -> SavedModel:
         raise ServingError(Code.NOT_FOUND, missing)
     tensorflow = import_tensorflow()
     v1 = tensorflow.compat.v1
-    session = v1.Session(
-        graph=tensorflow.Graph(),
-        config=v1.ConfigProto(
-            intra_op_parallelism_threads=options.intra_op_threads,
-            inter_op_parallelism_threads=options.inter_op_threads,
-            allow_soft_placement=True,
-        ),
-    )
+    session = v1.Session(graph=tensorflow.Graph(), config=_session_config(v1, options))
     try:
         with session.graph.as_default():
-            meta_graph = v1.saved_model.load(session, ["serve"], path)
+            meta_graph = v1.saved_model.load(session, list(options.tags), path)
         _check_variables(meta_graph, path)
         return SavedModel(session, meta_graph, options)
     except ServingError:
@@ -178,6 +174,25 @@ def load_saved_model(path: str, options: LoaderOptions) -> SavedModel:
     except Exception as error:
         session.close()
         raise as_serving_error(error) from error
+
+
+def _session_config(v1: Any, options: LoaderOptions) -> Any:
+    from google.protobuf import text_format
+
+    config = v1.ConfigProto(allow_soft_placement=True)
+    try:
+        text_format.Parse(options.session_config, config)
+    except text_format.ParseError as error:
+        raise ServingError(
+            Code.INVALID_ARGUMENT, f"--tensorflow_session_config_file is no ConfigProto text proto: {error}"
+        ) from None
+    if options.intra_op_threads:
+        config.intra_op_parallelism_threads = options.intra_op_threads
+    if options.inter_op_threads:
+        config.inter_op_parallelism_threads = options.inter_op_threads
+    if options.gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = options.gpu_memory_fraction
+    return config
 
 
 def as_serving_error(error: Exception) -> ServingError:

@@ -158,6 +158,17 @@ class ModelManager:
                 model: self._tables.get(model, Table()) for model in sorted(serving | self._wanted.keys())
             }
 
+    def available(self, model: str) -> bool:
+        """Whether any version of ``model`` can answer."""
+        return bool(self._tables.get(model, Table()).versions)
+
+    def last_error(self, model: str) -> str:
+        """Why the highest failed version of ``model`` failed; empty if none has."""
+        with self._lock:
+            harnesses = self._harnesses.get(model, {})
+            errors = (harnesses[version].error for version in sorted(harnesses, reverse=True))
+            return next((str(error) for error in errors if error), "")
+
     def settled(self) -> dict[str, bool]:
         """Per model with wanted versions: whether it serves, or has failed with each of them at least once."""
         with self._lock:

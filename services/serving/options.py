@@ -8,26 +8,55 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-# Known flags that ask for something not done here, unless they have the value that asks for nothing.
-_NOT_DONE = {
-    "port": "0",
-    "grpc_socket_path": "",
-    "enable_batching": "false",
-    "batching_parameters_file": "",
-    "ssl_config_file": "",
-    "platform_config_file": "",
-    "prefer_tflite_model": "false",
-    "mixed_precision": "",
-    "tensorflow_session_config_file": "",
-    "enable_grpc_healthcheck_service": "false",
-    "enable_profiler": "false",
+# TensorFlow Serving's flags that ask for something not done here, with the values that ask for nothing.
+_NOT_DONE: Mapping[str, tuple[str, ...]] = {
+    "enable_batching": ("false",),
+    "batching_parameters_file": ("",),
+    "enable_per_model_batching_parameters": ("false",),
+    "platform_config_file": ("",),
+    "prefer_tflite_model": ("false",),
+    "mixed_precision": ("",),
+    "enable_profiler": ("false",),
+    "enable_signature_method_name_check": ("false",),
+    "thread_pool_factory_config_file": ("",),
+    "xla_cpu_compilation_enabled": ("false",),
+    "xla_gpu_compilation_enabled": ("false",),
 }
+# Those that change nothing here, whatever their value: unloading never holds up loading, files are read once, ...
+_WITHOUT_EFFECT = (
+    "num_unload_threads",
+    "flush_filesystem_caches",
+    "remove_unused_fields_from_bundle_metagraph",
+    "num_tflite_interpreters_per_pool",
+    "num_tflite_pools",
+    "force_allow_any_version_labels_for_unavailable_models",
+)
+_GRPC_PORT = 8500
+
+
+@dataclass(frozen=True)
+class GrpcOptions:
+    """The gRPC side; ``port`` 0 and no ``socket_path``: none."""
+
+    port: int
+    socket_path: str
+    required: bool  # asked for by a flag: then it must work
+    threads: int
+    channel_arguments: tuple[tuple[str, int | str], ...]
+    ssl_config_file: Path | None
+    health: bool
+    as_content: bool
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.port or self.socket_path)
 
 
 @dataclass(frozen=True)
@@ -53,6 +82,10 @@ class Options:
     warmup_iterations: int  # 0: none
     monitoring_config_file: Path | None
     request_log: Path | None
+    grpc: GrpcOptions
+    saved_model_tags: tuple[str, ...]
+    session_config_file: Path | None
+    gpu_memory_fraction: float
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,8 +99,17 @@ def parse_options(arguments: Sequence[str]) -> Options:
     given = parser.parse_args(arguments)
     for flag, harmless in _NOT_DONE.items():
         value = getattr(given, flag)
-        if value is not None and value.lower() != harmless:
+        if value is not None and value.lower() not in (
+            *harmless,
+            *(("0", "no") if "false" in harmless else ()),
+        ):
             parser.error(f"--{flag} is not supported by this server; leave it out or use tensorflow/serving")
+    if given.tensorflow_session_parallelism and (
+        given.tensorflow_intra_op_parallelism or given.tensorflow_inter_op_parallelism
+    ):
+        parser.error(
+            "--tensorflow_session_parallelism stands for the intra and inter flags: give it, or them"
+        )
     if given.models_dir is None and given.model_config_file is None and not given.model_base_path:
         parser.error("nothing to serve: give --models_dir, --model_base_path or --model_config_file")
     if given.model_base_path and not os.path.isabs(given.model_base_path):
@@ -90,12 +132,47 @@ def parse_options(arguments: Sequence[str]) -> Options:
         timeout_ms=max(0, given.rest_api_timeout_in_ms),
         threads=given.rest_api_num_threads or 2 * cores,
         cors=given.rest_api_enable_cors_support,
-        intra_op_threads=given.tensorflow_intra_op_parallelism,
-        inter_op_threads=given.tensorflow_inter_op_parallelism,
+        intra_op_threads=given.tensorflow_intra_op_parallelism or given.tensorflow_session_parallelism,
+        inter_op_threads=given.tensorflow_inter_op_parallelism or given.tensorflow_session_parallelism,
         warmup_iterations=max(1, given.num_request_iterations_for_warmup) if given.enable_model_warmup else 0,
         monitoring_config_file=given.monitoring_config_file,
         request_log=given.request_log,
+        grpc=_grpc_options(given, cores),
+        saved_model_tags=tuple(tag for tag in given.saved_model_tags.split(",") if tag) or ("serve",),
+        session_config_file=given.tensorflow_session_config_file,
+        gpu_memory_fraction=given.per_process_gpu_memory_fraction,
     )
+
+
+def _grpc_options(given: argparse.Namespace, cores: int) -> GrpcOptions:
+    port = given.port
+    if port is None:
+        # Many servers of folders of models may run on one machine, each started with the one port it is given.
+        port = 0 if given.models_dir is not None else _GRPC_PORT
+    return GrpcOptions(
+        port=port,
+        socket_path=given.grpc_socket_path,
+        required=given.port is not None or bool(given.grpc_socket_path),
+        threads=given.grpc_max_threads or 4 * cores,
+        channel_arguments=given.grpc_channel_arguments,
+        ssl_config_file=given.ssl_config_file,
+        health=given.enable_grpc_healthcheck_service,
+        as_content=given.enable_serialization_as_tensor_content,
+    )
+
+
+def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    """``key=value,key=value``; whole numbers become numbers, as gRPC wants them."""
+    arguments: list[tuple[str, int | str]] = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals):
+            raise argparse.ArgumentTypeError(f"expected key=value, not {part!r}")
+        try:
+            arguments.append((key, int(value)))
+        except ValueError:
+            arguments.append((key, value))
+    return tuple(arguments)
 
 
 def _boolean(text: str) -> bool:
@@ -106,6 +183,13 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
 
 
+def _version() -> str:
+    try:
+        return f"Modelyard model server {metadata.version('modelyard')}"
+    except metadata.PackageNotFoundError:
+        return "Modelyard model server"
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None  # an empty value is TensorFlow Serving's default for its file flags
 
@@ -114,7 +198,7 @@ def _build_parser() -> argparse.ArgumentParser:
     # No abbreviations: "--port" must not silently become something else.
     parser = _Parser(
         prog="python -m services.serving",
-        description="Serve SavedModels over TensorFlow Serving's REST API.",
+        description="Serve SavedModels over TensorFlow Serving's REST and gRPC APIs.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -150,7 +234,29 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add("--request_log", type=_path, help="append one JSON line per request to this file")
     # These cover labels of versions that are not loaded yet, which this server allows anyway.
+    add(
+        "--port",
+        type=int,
+        help=f"gRPC's port; 0: no gRPC (default {_GRPC_PORT}; 0 with --models_dir). Listens on --rest_api_host",
+    )
+    add("--grpc_socket_path", default="", help="UNIX socket to answer gRPC on as well")
+    add("--grpc_max_threads", type=int, default=0, help="gRPC calls at one time; 0: four times the cores")
+    add("--grpc_channel_arguments", type=_channel_arguments, default=(), help="key=value,key=value for gRPC")
+    add("--ssl_config_file", type=_path, help="text proto SSLConfig: TLS for gRPC (REST is always plain)")
+    flag("--enable_grpc_healthcheck_service", help="answer gRPC's health protocol")
+    flag(
+        "--enable_serialization_as_tensor_content", help="outputs over gRPC as bytes, not as lists of numbers"
+    )
+    add(
+        "--saved_model_tags",
+        default="serve",
+        help="tags of the graph to load, by commas (default %(default)s)",
+    )
+    add("--tensorflow_session_parallelism", type=int, default=0, help="both of the two flags above at once")
+    add("--tensorflow_session_config_file", type=_path, help="text proto ConfigProto for sessions")
+    add("--per_process_gpu_memory_fraction", type=float, default=0, help="0: TensorFlow decides")
     flag("--allow_version_labels_for_unavailable_models", help="always so here")
-    for name in _NOT_DONE:
+    add("--version", action="version", version=_version(), help="print the version and end")
+    for name in (*_NOT_DONE, *_WITHOUT_EFFECT):
         add(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     return parser

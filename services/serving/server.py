@@ -7,17 +7,22 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from services.serving.config import ModelConfig, parse_monitoring_config
+from services.serving.config import ModelConfig, Tls, parse_monitoring_config, parse_ssl_config
 from services.serving.dataplane import Dataplane
-from services.serving.loader import LoaderOptions, load_saved_model
+from services.serving.loader import LoaderOptions, import_tensorflow, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
 from services.serving.options import Options, parse_options
 from services.serving.preparation import Step, prepared
+from services.serving.reload import Reload, reload_models
 from services.serving.rest import RestApp
 from services.serving.source import ModelsFolder
 from services.serving.telemetry import RequestLog, Telemetry
@@ -25,6 +30,9 @@ from services.serving.textproto import ConfigError
 from services.serving.trial import try_signatures
 from services.serving.warmup import warm_up
 from services.serving.watcher import Catalog, ConfigFile, Watcher
+
+if TYPE_CHECKING:
+    from services.serving.grpc_server import GrpcServer, Method
 
 log = logging.getLogger("serving")
 
@@ -42,19 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         catalog = _catalog(options)
         metrics_path = _metrics_path(options)
         telemetry = Telemetry(_request_log(options))
+        loader_options = _loader_options(options)
+        grpc_server = _grpc_server(options, telemetry)
         listener = _listen(options.host, options.port)
     except ConfigError as error:
         log.error("%s", error)
         return 2
     except OSError as error:
-        log.error("can't listen on %s:%d: %s", options.host, options.port, error.strerror)
+        log.error("%s", error)
         return 1
     manager = ModelManager(
         prepared(
-            partial(
-                load_saved_model,
-                options=LoaderOptions(options.intra_op_threads, options.inter_op_threads, options.timeout_ms),
-            ),
+            partial(load_saved_model, options=loader_options),
             _steps(options, telemetry),
             telemetry,
         ),
@@ -62,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_threads=options.load_threads,
     )
     watcher = Watcher(catalog, manager, options.poll_seconds)
+    dataplane = Dataplane(manager)
     app = RestApp(
-        Dataplane(manager),
+        dataplane,
         is_ready=lambda: watcher.has_looked,
         threads=options.threads,
         cors=options.cors,
@@ -75,7 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # check, from answering.
     manager.start()
     watcher.start()
-    _serve(app, listener, options)
+    if grpc_server is not None:
+        reload = partial(reload_models, catalog, watcher, manager)
+        grpc_server.start(partial(_grpc_methods, dataplane, reload, telemetry, options))
+    _serve(app, listener, options, grpc_server)
     log.info("stopping")
     watcher.stop()
     manager.stop()
@@ -110,7 +121,79 @@ def _metrics_path(options: Options) -> str | None:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _serve(app: RestApp, listener: socket.socket, options: Options) -> None:
+def _loader_options(options: Options) -> LoaderOptions:
+    file = options.session_config_file
+    try:
+        session_config = file.read_text() if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return LoaderOptions(
+        options.intra_op_threads,
+        options.inter_op_threads,
+        options.timeout_ms,
+        options.saved_model_tags,
+        session_config,
+        options.gpu_memory_fraction,
+    )
+
+
+def _grpc_server(options: Options, telemetry: Telemetry) -> GrpcServer | None:
+    """The gRPC server, its ports taken, or None if there is to be none."""
+    asked = options.grpc
+    if not asked.wanted:
+        return None
+    if find_spec("grpc") is None or find_spec("tensorflow_serving") is None:
+        missing = "gRPC needs the packages grpcio and tensorflow-serving-api"
+        if asked.required:
+            raise ConfigError(f"{missing}; install them or give --port=0")
+        log.warning("%s: there is none", missing)
+        return None
+    from services.serving.grpc_server import GrpcServer
+
+    tls: Tls | None = None
+    if asked.ssl_config_file is not None:
+        try:
+            tls = parse_ssl_config(asked.ssl_config_file.read_text())
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            raise ConfigError(f"{asked.ssl_config_file}: {error}") from None
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    addresses = [f"{host}:{asked.port}"] if asked.port else []
+    if asked.socket_path:
+        addresses.append(f"unix:{asked.socket_path}")
+    server = GrpcServer(
+        addresses,
+        telemetry,
+        threads=asked.threads,
+        channel_arguments=asked.channel_arguments,
+        tls=tls,
+        health=asked.health,
+    )
+    log.info("gRPC on %s%s", ", ".join(addresses), " with TLS" if tls else "")
+    return server
+
+
+def _grpc_methods(
+    dataplane: Dataplane, reload: Reload, telemetry: Telemetry, options: Options
+) -> Mapping[str, Method]:
+    import_tensorflow()
+    from services.serving.grpc_methods import Methods
+
+    return Methods(dataplane, reload, telemetry, as_content=options.grpc.as_content).table()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Tells gRPC of the signal too, so that both finish their requests at the same time."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._on_stop()
+
+
+def _serve(app: RestApp, listener: socket.socket, options: Options, grpc_server: GrpcServer | None) -> None:
     """Serve until a signal, then finish the requests in flight."""
     # uvicorn raises the signal again when it is done, so that the program dies of it. A clean stop is exit code
     # 0 here: give it a handler to land in.
@@ -128,7 +211,16 @@ def _serve(app: RestApp, listener: socket.socket, options: Options) -> None:
         timeout_keep_alive=120,
         timeout_graceful_shutdown=max(1, options.timeout_ms // 1000) if options.timeout_ms else None,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    ended: list[threading.Event] = []
+    grace = max(1.0, options.timeout_ms / 1000) if options.timeout_ms else 3600.0
+
+    def on_stop() -> None:
+        if grpc_server is not None:
+            ended.append(grpc_server.stop(grace))
+
+    _Uvicorn(config, on_stop).run(sockets=[listener])
+    for event in ended:
+        event.wait(grace)
 
 
 def _catalog(options: Options) -> Catalog:
@@ -148,6 +240,10 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"can't listen on {host}:{port}: {error.strerror}") from None
     listener.listen(1024)
     return listener

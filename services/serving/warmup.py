@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from services.serving.errors import Code, ServingError
@@ -37,6 +38,9 @@ def warm_up(servable: Servable, path: str, iterations: int, telemetry: Telemetry
     """
     file = os.path.join(path, FILE)
     if not os.path.exists(file):
+        return
+    if find_spec("tensorflow_serving") is None:
+        log.warning("%s: not warmed up, for want of the package tensorflow-serving-api", path)
         return
     began = time.monotonic()
     code = Code.UNKNOWN

@@ -39,6 +39,11 @@ class ConfigFile:
             raise ConfigError(f"{self._path}: {error}") from None
         return self._models
 
+    def replace(self, models: Mapping[str, ModelConfig]) -> None:
+        """Take these for the file's models until it is read again."""
+        self._read_at = self._read_at or time.monotonic()
+        self._models = dict(models)
+
     def models(self) -> dict[str, ModelConfig]:
         """The file's models; a file that has become unusable is logged and changes nothing."""
         now = time.monotonic()
@@ -55,7 +60,10 @@ class ConfigFile:
 
 
 class Catalog:
-    """The configured models: those given, those of the file, and those found in the folder; the first wins."""
+    """The configured models: those given, those of the file, and those found in the folder; the first wins.
+
+    Safe to use from many threads.
+    """
 
     def __init__(
         self, given: Mapping[str, ModelConfig], file: ConfigFile | None, folder: ModelsFolder | None
@@ -63,11 +71,22 @@ class Catalog:
         self._given = given
         self._file = file
         self._folder = folder
+        self._lock = threading.Lock()
 
     def models(self) -> dict[str, ModelConfig]:
-        found = self._folder.models() if self._folder else {}
-        listed = self._file.models() if self._file else {}
-        return {**found, **listed, **self._given}
+        with self._lock:
+            found = self._folder.models() if self._folder else {}
+            listed = self._file.models() if self._file else {}
+            return {**found, **listed, **self._given}
+
+    def replace(self, models: Mapping[str, ModelConfig]) -> None:
+        """Serve ``models`` in place of those given and those of the file, which wins again when it is polled."""
+        with self._lock:
+            self._given = {}
+            if self._file is None:
+                self._given = dict(models)
+            else:
+                self._file.replace(models)
 
 
 class Watcher:
@@ -82,6 +101,7 @@ class Watcher:
         self._poll_seconds = poll_seconds
         self._source = VersionSource()
         self._told: dict[str, tuple[dict[int, str], dict[str, int]]] = {}
+        self._polling = threading.Lock()
         self._stop = threading.Event()
         self._looked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -116,7 +136,11 @@ class Watcher:
                 return
 
     def poll(self) -> None:
-        """Look once, and tell the manager what has changed since the last look."""
+        """Look once, and tell the manager what has changed since the last look. Any thread may."""
+        with self._polling:
+            self._poll()
+
+    def _poll(self) -> None:
         models = self._catalog.models()
         for name, versions in self._source.poll(models).items():
             news = (versions, dict(models[name].labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ class Server:
     client: httpx.Client
     log: list[str] = field(default_factory=list)
     request_log: Path | None = None
+    grpc: str = ""  # "host:port"
 
     def predict(self, model: str, body: Any, where: str = "") -> httpx.Response:
         return self.client.post(f"/v1/models/{model}{where}:predict", json=body)
@@ -49,6 +51,13 @@ class Server:
             time.sleep(0.02)
 
 
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 StartServer = Callable[..., AbstractContextManager[Server]]
 Publish = Callable[..., Path]
 
@@ -56,7 +65,7 @@ Publish = Callable[..., Path]
 @contextmanager
 def running_server(*flags: str) -> Iterator[Server]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.serving", "--rest_api_port=0", *flags],
+        [sys.executable, "-m", "services.serving", "--rest_api_port=0", "--port=0", *flags],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,6 +95,12 @@ def running_server(*flags: str) -> Iterator[Server]:
     finally:
         reader.join(5)
         process.stderr.close()
+
+
+@pytest.fixture
+def grpc_port() -> int:
+    """A free port, to be given to a server."""
+    return free_port()
 
 
 @pytest.fixture
@@ -138,15 +153,19 @@ def server(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             shutil.copy(exports / "warmups" / name, extra / "tf_serving_warmup_requests")
     monitoring = tmp_path_factory.mktemp("monitoring") / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }')
+    port = free_port()
     with running_server(
         f"--models_dir={models}",
         "--max_num_load_retries=0",
         "--rest_api_timeout_in_ms=1500",
         "--num_request_iterations_for_warmup=2",
         f"--monitoring_config_file={monitoring}",
+        f"--port={port}",
+        "--enable_grpc_healthcheck_service",
         f"--request_log={monitoring.with_name('requests.log')}",
     ) as server:
         for kind in WORKING:
             server.wait_for(kind, 1)
+        server.grpc = f"127.0.0.1:{port}"
         server.request_log = monitoring.with_name("requests.log")
         yield server
