@@ -95,7 +95,11 @@ def _module(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _serving(settings: Settings, port: int) -> Part:
-    options = ("--rest_api_port", str(port), "--rest_api_host", "127.0.0.1")
+    options = (
+        *("--rest_api_port", str(port), "--rest_api_host", "127.0.0.1"),
+        # a version that can't be loaded should fail its job soon: TensorFlow Serving's defaults take five minutes
+        *("--max_num_load_retries", "1", "--load_retry_interval_micros", "1000000"),
+    )
     return Part(
         "serving",
         _module("services.serving", *options, "--models_dir", str(settings.paths.models)),

@@ -16,6 +16,7 @@ from modelyard.exits import Exit
 from modelyard.launcher.child import Child, describe_end, last_words
 from modelyard.launcher.errors import LaunchError
 from modelyard.launcher.journal import Journal
+from modelyard.launcher.news import News
 from modelyard.launcher.parts import Part, Plan
 
 TICK_SECONDS = 0.1
@@ -38,6 +39,7 @@ class Watched:
     retry_at: float = 0.0
     slow_told: bool = False
     probe_at: float = field(default=0.0)
+    news: News | None = None
 
 
 class Supervisor:
@@ -69,6 +71,7 @@ class Supervisor:
             while not self.stop_asked.is_set():
                 for watched in list(self._watched.values()):
                     self._look_at(watched)
+                    self._tell_news(watched)
                 self._announce_once()
                 self.stop_asked.wait(TICK_SECONDS)
         finally:
@@ -78,6 +81,7 @@ class Supervisor:
         part = watched.part
         self._watched[part.name] = watched
         log = self._plan.settings.paths.logs / f"{part.name}.log"
+        watched.news = watched.news or News(log)
         try:
             watched.child = Child(part.name, part.argv, self._plan.env, log)
         except OSError as error:
@@ -104,6 +108,11 @@ class Supervisor:
                 exit_code=Exit.PART_FAILED,
                 hint=f"The whole log: {log}",
             )
+
+    def _tell_news(self, watched: Watched) -> None:
+        if watched.news is not None:
+            for message, tone in watched.news.read():
+                self._journal.note(watched.part.name, message, tone)
 
     def _look_at(self, watched: Watched) -> None:
         child = watched.child
@@ -177,6 +186,7 @@ class Supervisor:
                 continue
             began = time.monotonic()
             code = self._stop(watched.child, part.grace)
+            self._tell_news(watched)
             how = (
                 f"stopped ({time.monotonic() - began:.1f} s)"
                 if code in (0, -signal.SIGTERM)
