@@ -68,9 +68,10 @@ class Follower:
     def _show_stored(self, event: Event) -> None:
         if event.type == "stage":
             stage = str(event.stage)
+            told = stage in self.stages
             self._enter(stage)
             self._update(stage=stage.replace("_", " "), left=None)
-            if self._bar is None:
+            if self._bar is None and not told:
                 self._line(stage.replace("_", " "))
         elif event.type == "state":
             self._enter(str(event.state))

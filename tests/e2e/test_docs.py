@@ -1,15 +1,16 @@
 """Runs every snippet of the README and of docs/*.md against a real platform.
 
 A page's ``bash`` blocks run as one script, in order, and then its ``python`` blocks as one program, in a folder that
-holds digits.csv, digits.npz and image.png. The address http://127.0.0.1:8000 becomes that of the test's platform. In
-the line before a block,
+holds some data and images. The address http://127.0.0.1:8000 becomes that of the test's platform. In the lines before a
+block,
 
     <!-- not run: why -->             leaves it out
-    <!-- in the test: OLD is NEW -->  changes it; $DIGITS stands for the path of digits.npz
+    <!-- in the test: OLD is NEW -->  changes it; $DIGITS stands for the path of digits.npz, $BLACK for one image
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.e2e.conftest import Platform, clean_environment
 
@@ -26,7 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?P<notes>(?:^<!-- .*? -->\n)*)^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _CHANGE = re.compile(r"in the test: (?P<old>.+) is (?P<new>.+)")
 _SHELL = {"bash", "sh", "console", "shell"}
@@ -42,11 +45,12 @@ def snippets(page: Path) -> list[Snippet]:
     """The blocks of a page that are to be run, changed as their notes say."""
     found = []
     for block in _BLOCK.finditer(page.read_text()):
-        note, kind, code = block["note"] or "", block["kind"], block["code"]
-        if note.startswith("not run:"):
-            assert len(note) > len("not run: ....."), f"{page.name}: say why"
+        kind, code = block["kind"], block["code"]
+        notes = re.findall(r"<!-- (.*?) -->", block["notes"])
+        if left_out := [note for note in notes if note.startswith("not run:")]:
+            assert len(left_out[0]) > len("not run: ....."), f"{page.name}: say why"
             continue
-        if change := _CHANGE.fullmatch(note):
+        for change in filter(None, map(_CHANGE.fullmatch, notes)):
             assert change["old"] in code, f"{page.name}: {change['old']!r} is not in the block"
             code = code.replace(change["old"], change["new"])
         if kind in _SHELL or kind == "python":
@@ -72,20 +76,22 @@ def test_there_is_something_to_run() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, platform: Platform) -> Path:
-    from PIL import Image
-
-    for name in ("digits.npz", "digits.csv"):
-        (tmp_path / name).symlink_to(platform.data / name)
-    import numpy as np
-
+    for name, source in (
+        ("digits.npz", "digits.npz"),
+        ("digits.csv", "digits.csv"),
+        ("plants.csv", "digits.csv"),
+    ):
+        (tmp_path / name).symlink_to(platform.data / source)
     with np.load(platform.data / "digits.npz") as data:
-        Image.fromarray(data["x_test"][0].squeeze()).save(tmp_path / "image.png")
+        for name in ("image.png", "shoe.png", "bag.png"):
+            Image.fromarray(data["x_test"][0].squeeze()).save(tmp_path / name)
     return tmp_path
 
 
 @pytest.mark.parametrize(("page", "kind"), CASES)
 def test_snippets_run(page: Path, kind: str, folder: Path, platform: Platform) -> None:
     code = script(page, kind).replace("$DIGITS", str(platform.data / "digits.npz"))
+    code = code.replace("$BLACK", json.dumps(np.zeros((8, 8, 1), int).tolist()))
     code = code.replace("http://127.0.0.1:8000", platform.url)
     env = {
         **clean_environment(),
