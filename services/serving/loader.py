@@ -22,6 +22,7 @@ import numpy as np
 
 from services.serving.errors import CODES_BY_NUMBER, Code, ServingError
 from services.serving.integrity import missing_part
+from services.serving.shapes import check_shapes, is_brittle
 from services.serving.signature import Array, Signature, TensorSpec
 
 _VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
@@ -65,6 +66,7 @@ class SavedModel:
         self._session = session
         self._options = options
         self._callables: dict[str, Any] = {}
+        self._brittle = is_brittle({node.op for node in _nodes(meta_graph)})
         self.signatures: Mapping[str, Signature] = MappingProxyType(_signatures(meta_graph))
         self.signature_def_json: Mapping[str, Any] = MappingProxyType(_as_json(meta_graph))
         # Made now, not at the first request: pruning a graph takes milliseconds, and a signature that can't
@@ -104,6 +106,8 @@ class SavedModel:
         only: Sequence[str] = (),
     ) -> dict[str, Array]:
         """See ``Servable.run``. Feeds go in by position, so ``inputs`` must hold every input alias."""
+        if self._brittle:
+            check_shapes(signature, inputs)
         target = self._callables.get(signature.name)
         if target is None:
             raise ServingError(
@@ -209,12 +213,16 @@ def as_serving_error(error: Exception) -> ServingError:
 
 def _check_variables(meta_graph: Any, path: str) -> None:
     """TensorFlow takes missing variables for "this model has none" and fails at each predict instead."""
-    graph = meta_graph.graph_def
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    if any(node.op in _VARIABLE_OPS for node in nodes) and not os.path.exists(
+    if any(node.op in _VARIABLE_OPS for node in _nodes(meta_graph)) and not os.path.exists(
         os.path.join(path, "variables", "variables.index")
     ):
         raise ServingError(Code.FAILED_PRECONDITION, f"Incomplete version: {path}/variables is missing")
+
+
+def _nodes(meta_graph: Any) -> list[Any]:
+    """All nodes of the graph and of its functions."""
+    graph = meta_graph.graph_def
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
 def _signatures(meta_graph: Any) -> dict[str, Signature]:
