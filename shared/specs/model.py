@@ -36,10 +36,10 @@ class MlpParams(Spec):
     @field_validator("units", mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        # "128,64" is one categorical value in a search space; a list would not be.
+        # "128,64" is one categorical value in a search space; a list would not be. 64 is one layer.
         if isinstance(value, str):
             return [part.strip() for part in value.split(",")]
-        return value
+        return [value] if isinstance(value, int) else value
 
 
 class BuilderModel(Spec):

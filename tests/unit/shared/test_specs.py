@@ -62,6 +62,7 @@ def test_exactly_one_kind_of_model_and_of_data_is_named() -> None:
 
 def test_mlp_units_may_be_text_as_in_a_search_space() -> None:
     assert MlpParams.model_validate({"units": "128,64"}).units == [128, 64]
+    assert MlpParams.model_validate({"units": 64}).units == [64]
     with pytest.raises(ValidationError):
         MlpParams.model_validate({"units": "128,x"})
 
