@@ -172,8 +172,8 @@ def test_metadata(server: Server) -> None:
 
 
 def test_half_a_million_levels_do_no_harm(server: Server) -> None:
-    for body in (b'{"inputs":' + b"[" * 500_000, b'{"inputs":' + b"[" * 500_000 + b"]" * 500_000 + b"}"):
-        assert server.client.post("/v1/models/half_plus_two:predict", content=body).status_code == 400
+    body = b'{"inputs":' + b"[" * 500_000 + b"]" * 500_000 + b"}"
+    assert server.client.post("/v1/models/half_plus_two:predict", content=body).status_code == 400
     assert server.client.get("/healthz").status_code == 200
 
 

@@ -136,12 +136,54 @@ def test_flags() -> None:
     assert parse_options(["--models_dir=/models", "--file_system_poll_wait_seconds=5"]).poll_seconds == 5
 
 
+def test_grpc_is_on_by_default_but_not_beside_a_folder_of_models() -> None:
+    assert parse_options(["--model_base_path=/m"]).grpc.port == 8500
+    assert not parse_options(["--model_base_path=/m"]).grpc.required
+    folder = parse_options(["--models_dir=/m"])
+    assert (folder.grpc.port, folder.grpc.wanted) == (0, False)
+    asked = parse_options(["--models_dir=/m", "--port=1234", "--grpc_channel_arguments=a.b=1,c=d"]).grpc
+    assert (asked.port, asked.wanted, asked.required) == (1234, True, True)
+    assert asked.channel_arguments == (("a.b", 1), ("c", "d"))
+    assert parse_options(["--models_dir=/m", "--grpc_socket_path=/tmp/s"]).grpc.wanted
+
+
+def test_a_command_line_made_for_tensorflow_serving_is_understood() -> None:
+    options = parse_options(
+        """--port=8500 --rest_api_port=8501 --model_config_file=/c --model_config_file_poll_wait_seconds=30
+        --monitoring_config_file= --allow_version_labels_for_unavailable_models=true --max_num_load_retries=1
+        --num_load_threads=1 --num_unload_threads=1 --enable_batching=false --batching_parameters_file=
+        --prefer_tflite_model=false --flush_filesystem_caches=true --enable_profiler=false --mixed_precision=
+        --tensorflow_session_parallelism=2 --saved_model_tags=serve,gpu --per_process_gpu_memory_fraction=0.5
+        --enable_model_warmup=false --xla_gpu_compilation_enabled=false""".split()
+    )
+    assert options.monitoring_config_file is None
+    assert (options.intra_op_threads, options.inter_op_threads) == (2, 2)
+    assert (options.saved_model_tags, options.gpu_memory_fraction) == (("serve", "gpu"), 0.5)
+    assert options.warmup_iterations == 0
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_options(["--version"])
+    assert caught.value.code == 0
+    assert "Modelyard" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
         ([], "nothing to serve"),
         (["--models_dir=/m", "--enable_batching"], "--enable_batching is not supported"),
-        (["--models_dir=/m", "--port=8500"], "--port is not supported"),
+        (["--models_dir=/m", "--mixed_precision=bfloat16"], "--mixed_precision is not supported"),
+        (
+            ["--models_dir=/m", "--xla_cpu_compilation_enabled"],
+            "--xla_cpu_compilation_enabled is not supported",
+        ),
+        (["--models_dir=/m", "--grpc_channel_arguments=a"], "expected key=value, not 'a'"),
+        (
+            ["--models_dir=/m", "--tensorflow_session_parallelism=2", "--tensorflow_intra_op_parallelism=2"],
+            "--tensorflow_session_parallelism stands for",
+        ),
         (["--models_dir=/m", "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),
         (["--models_dir=/m", "--rest_api_port=x"], "invalid int value"),
         (["--model_base_path=m"], "must be absolute"),

@@ -235,7 +235,7 @@ def test_quoted_values_are_cut_but_a_single_text_is_not() -> None:
 
 
 def test_nesting_without_end_is_an_error() -> None:
-    deep = read_json(b'{"instances": ' + b"[" * 500_000 + b"1" + b"]" * 500_000 + b"}")
+    deep = read_json(b'{"instances": ' + b"[" * 50_000 + b"1" + b"]" * 50_000 + b"}")
     with pytest.raises(ServingError) as caught:
         decode_predict(deep, Signature("s", "", {"x": TensorSpec("x:0", "float", None)}, {}), "")
     assert caught.value.code is Code.INVALID_ARGUMENT

@@ -105,8 +105,8 @@ def test_errors_come_in_order_and_with_their_status(
     assert "x-model-version" not in response.headers
 
 
-def test_five_hundred_thousand_levels_are_a_client_error(client: Client) -> None:
-    whole = b'{"instances":' + b"[" * 500_000 + b"]" * 500_000 + b"}"
+def test_deep_nesting_is_a_client_error(client: Client) -> None:
+    whole = b'{"instances":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
     assert client.post(PREDICT, whole).status_code == 400
 
 
@@ -154,7 +154,7 @@ def test_gzip_bodies(client: Client) -> None:
     encoding = {"content-encoding": "gzip"}
     good = client.send("POST", PREDICT, content=gzip.compress(BODY), headers=encoding)
     assert good.json() == {"predictions": [2.5, 3.0, 4.5]}
-    for broken in (BODY, gzip.compress(BODY)[:-9], gzip.compress(b" " * (100 * 2**20 + 1))):
+    for broken in (BODY, gzip.compress(BODY)[:-9], gzip.compress(b" " * (100 * 2**20 + 1), 1)):
         response = client.send("POST", PREDICT, content=broken, headers=encoding)
         assert response.json() == {"error": "JSON Parse error: The document is empty"}
 
