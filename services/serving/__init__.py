@@ -1,17 +1,23 @@
-"""The embedded model server: TensorFlow Serving's REST API, in one Python process.
+"""The embedded model server: TensorFlow Serving's REST and gRPC APIs, in one Python process.
 
 ::
 
     __main__ -> server ---> options          flags, TensorFlow Serving's names
                   |-------> rest             HTTP <-> dataplane: URLs, status codes, headers
-                  |           `-> dataplane  predict, status, metadata; knows no HTTP
+                  |-------> grpc_server      gRPC's ports, deadlines, status codes; bytes in, bytes out
+                  |           `-> grpc_methods, messages, tensors   official messages <-> dataplane
+                  |                 `-> reload                      a new list of models over gRPC
+                  |           `-> dataplane  predict, status, metadata; knows no transport
                   |                 |-> json_reader, decode, encode   JSON <-> arrays
                   |                 |-> examples, scoring             tf.Example requests
+                  |                 |-> inference                     requests that are arrays already
                   |                 `-> manager                       versions, handles, labels
                   |                       |-> policy                  which action comes next; pure
-                  |                       |-> loader                  the only module with TensorFlow
+                  |                       |-> preparation             load, then trial, then warmup
+                  |                       |     `-> loader            the only module with TensorFlow itself
                   |                       `-> integrity               is a version's folder whole?
-                  `-------> source, config   which versions should be there
+                  |-------> source, config, watcher   which versions should be there
+                  `-------> telemetry, metrics, trace   Prometheus, request log
 
 It imports nothing of the other services, so ``tensorflow/serving`` can take its place.
 """
