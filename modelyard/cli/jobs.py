@@ -10,18 +10,15 @@ import typer
 from modelyard.cli.options import After, AsJson, JobId, Limit, Url, connect
 from modelyard.cli.output import (
     ago,
-    console,
     more,
     note,
-    numbers,
-    print_facts,
     print_json,
     print_table,
     state_text,
 )
+from modelyard.cli.show import finish, print_job
 from modelyard.client import Job
 from shared.jobs import JobState
-from shared.views import JobView
 
 
 def register(app: typer.Typer) -> None:
@@ -110,53 +107,9 @@ def retry(
     url: Url = None,
 ) -> None:
     """Run a failed or cancelled job again, as a new job."""
-    from modelyard.cli.train import finish
-
     with connect(url) as client:
         again: Job = client.jobs.get(job_id).retry("scratch" if scratch else "checkpoint")
         finish(again, follow=follow, as_json=as_json)
-
-
-def print_job(view: JobView) -> None:
-    """A job for a person."""
-    progress = view.progress
-    result = view.result
-    print_facts(
-        (
-            ("job", view.id),
-            ("name", view.name),
-            ("kind", view.kind),
-            ("state", state_text(view.state)),
-            ("stage", view.stage),
-            (
-                "progress",
-                progress
-                and f"epoch {progress.epoch}/{progress.epochs}, step {progress.step}/{progress.steps}, "
-                f"{progress.fraction:.0%}",
-            ),
-            ("metrics", numbers(view.metrics.get("latest") or {})),
-            ("result", result and numbers(result.metrics)),
-            ("published", result and result.model and f"{result.model} version {result.version}"),
-            ("attempt", f"{view.attempt} of {view.max_attempts}"),
-            ("worker", view.worker_id),
-            ("retry of", view.retry_of),
-            ("labels", view.labels and "  ".join(f"{key}={value}" for key, value in view.labels.items())),
-            ("created", ago(view.created_at)),
-            ("took", _took(view)),
-        )
-    )
-    if view.error:
-        console.print(f"\n{view.error.code}: {view.error.message}", style="red", markup=False)
-        if view.error.hint:
-            console.print(view.error.hint, markup=False)
-        if view.error.detail:
-            console.print(view.error.detail, style="dim", markup=False)
-
-
-def _took(view: JobView) -> str | None:
-    if view.started_at is None or view.finished_at is None:
-        return None
-    return f"{(view.finished_at - view.started_at).total_seconds():.1f} s"
 
 
 def _publishes(view: JobView) -> str:

@@ -9,12 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from modelyard.cli.follow import Follower
-from modelyard.cli.jobs import print_job
 from modelyard.cli.options import AsJson, Url, connect
-from modelyard.cli.output import console, note, print_facts, print_json
-from modelyard.client import Job
-from modelyard.client.outcome import raise_if_unsuccessful
+from modelyard.cli.output import print_facts, print_json
+from modelyard.cli.show import finish
 from shared.errors import InvalidInput
 
 
@@ -77,24 +74,6 @@ def train(
             return
         job = client.jobs.submit(body, idempotency_key=key)
         finish(job, follow=follow, as_json=as_json)
-
-
-def finish(job: Job, *, follow: bool, as_json: bool) -> None:
-    """What a command does with a job it made: print its id, or show it to its end and exit by how it ended."""
-    if not follow:
-        if as_json:
-            print_json(job.view)
-        else:
-            sys.stdout.write(f"{job.id}\n")
-            note(f"Follow it with: modelyard logs -f {job.id}")
-        return
-    note(f"{job.id} (Ctrl-C stops following, not the job)")
-    view = Follower(console).run(job) if not as_json else job.wait(check=False).view
-    if as_json:
-        print_json(view)
-    else:
-        print_job(view)
-    raise_if_unsuccessful(view)
 
 
 def read_spec(path: Path) -> dict[str, Any]:
