@@ -80,7 +80,7 @@ def _feature(name: str, content: Any) -> bytes:
         with np.errstate(over="ignore"):  # too big for float32 is infinity, as everywhere
             packed = _field(1, np.array(values).astype("<f4").tobytes())
     else:
-        packed = _field(1, b"".join(_varint(value % 2**64) for value in values))
+        packed = _field(1, b"".join(varint(value % 2**64) for value in values))
     return _field(kind, packed)
 
 
@@ -100,10 +100,11 @@ def _element(name: str, element: Any) -> tuple[int, Any]:
 
 def _field(number: int, payload: bytes) -> bytes:
     """A length-delimited field."""
-    return struct.pack("B", number << 3 | 2) + _varint(len(payload)) + payload
+    return struct.pack("B", number << 3 | 2) + varint(len(payload)) + payload
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A whole number as protobuf writes it."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

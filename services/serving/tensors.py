@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from services.serving.examples import varint
 from services.serving.signature import Array, numpy_type
 
 # DataType number -> its C++ name and the repeated field that holds its values.
@@ -31,6 +32,8 @@ _FIELDS: dict[int, tuple[str, str]] = {
     22: ("uint32", "uint32_val"),
     23: ("uint64", "uint64_val"),
 }
+# Types whose packed form in a message is that of memory: their fields' numbers.
+_PACKED = {"float": 5, "double": 6, "complex64": 9, "bool": 11, "complex128": 12}
 _NUMBERS = {name: number for number, (name, _) in _FIELDS.items()}
 # One value may stand for a whole tensor, so a few bytes can ask for any amount of memory: refuse what no message
 # could have held in full.
@@ -143,10 +146,13 @@ def fill_proto(proto: Any, array: Array, *, as_content: bool = False) -> None:
         )
     elif as_content:
         proto.tensor_content = flat.tobytes()
+    elif name in _PACKED:
+        # As bytes of the message: a hundred times faster than number by number.
+        if flat.size:
+            raw = flat.tobytes()
+            proto.MergeFromString(varint(_PACKED[name] << 3 | 2) + varint(len(raw)) + raw)
     elif name in ("half", "bfloat16"):
         values.extend(flat.view(np.uint16).tolist())
-    elif name.startswith("complex"):
-        values.extend(flat.view(np.float32 if name == "complex64" else np.float64).tolist())
     else:
         values.extend(flat.tolist())
 
