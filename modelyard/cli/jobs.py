@@ -19,6 +19,7 @@ from modelyard.cli.output import (
 from modelyard.cli.show import finish, print_job
 from modelyard.client import Job
 from shared.jobs import JobState
+from shared.views import JobView
 
 
 def register(app: typer.Typer) -> None:
