@@ -13,7 +13,7 @@
                   |                 |-> inference                     requests that are arrays already
                   |                 `-> manager                       versions, handles, labels
                   |                       |-> policy                  which action comes next; pure
-                  |                       |-> preparation             load, then trial, then warmup
+                  |                       |-> preparation             load, then trial, warmup, batching
                   |                       |     `-> loader            the only module with TensorFlow itself
                   |                       `-> integrity               is a version's folder whole?
                   |-------> source, config, watcher   which versions should be there

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.serving.batching import BatchingOptions
 from services.serving.textproto import ConfigError, parse_text
 
 _SERVER_CONFIG = {
@@ -165,3 +166,49 @@ def parse_ssl_config(text: str) -> Tls:
     if given.client_verify and not given.custom_ca:
         raise ConfigError("client_verify needs custom_ca, which must have signed the clients' certificates")
     return Tls(given.server_key, given.server_cert, given.custom_ca, given.client_verify)
+
+
+def parse_batching_config(text: str, cores: int) -> BatchingOptions:
+    """Read a ``batching.config``.
+
+    Raises:
+        ConfigError: not a BatchingParameters text proto, or something that can't be.
+    """
+    messages = {
+        "BatchingParameters": (
+            "Int64Value max_batch_size = 1",
+            "Int64Value batch_timeout_micros = 2",
+            "Int64Value max_enqueued_batches = 3",
+            "Int64Value num_batch_threads = 4",
+            "StringValue thread_pool_name = 5",
+            "repeated int64 allowed_batch_sizes = 6",
+            "bool pad_variable_length_inputs = 7",
+            "BoolValue enable_large_batch_splitting = 8",
+            "Int64Value max_execution_batch_size = 9",
+        ),
+        "Int64Value": ("int64 value = 1",),
+        "StringValue": ("string value = 1",),
+        "BoolValue": ("bool value = 1",),
+    }
+    given = parse_text(text, messages, "BatchingParameters")
+
+    def number(name: str, default: int, least: int) -> int:
+        value = int(getattr(given, name).value) if given.HasField(name) else default
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
+        return value
+
+    if given.enable_large_batch_splitting.value:
+        raise ConfigError("enable_large_batch_splitting is not supported")
+    options = BatchingOptions(
+        max_batch_size=number("max_batch_size", 1000, 1),
+        timeout_seconds=number("batch_timeout_micros", 0, 0) / 1e6,
+        max_enqueued_batches=number("max_enqueued_batches", 10, 1),
+        threads=number("num_batch_threads", cores, 1),
+        allowed_sizes=tuple(given.allowed_batch_sizes),
+        pad=given.pad_variable_length_inputs,
+    )
+    sizes = options.allowed_sizes
+    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != options.max_batch_size):
+        raise ConfigError("allowed_batch_sizes must increase, and end with max_batch_size")
+    return options

@@ -17,8 +17,6 @@ from typing import NoReturn
 
 # TensorFlow Serving's flags that ask for something not done here, with the values that ask for nothing.
 _NOT_DONE: Mapping[str, tuple[str, ...]] = {
-    "enable_batching": ("false",),
-    "batching_parameters_file": ("",),
     "enable_per_model_batching_parameters": ("false",),
     "platform_config_file": ("",),
     "prefer_tflite_model": ("false",),
@@ -39,6 +37,7 @@ _WITHOUT_EFFECT = (
     "force_allow_any_version_labels_for_unavailable_models",
 )
 _GRPC_PORT = 8500
+_BATCHING_THREADS = 64
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,8 @@ class Options:
     saved_model_tags: tuple[str, ...]
     session_config_file: Path | None
     gpu_memory_fraction: float
+    batching: bool
+    batching_file: Path | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,6 +111,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         parser.error(
             "--tensorflow_session_parallelism stands for the intra and inter flags: give it, or them"
         )
+    if given.batching_parameters_file is not None and not given.enable_batching:
+        parser.error("--batching_parameters_file needs --enable_batching")
     if given.models_dir is None and given.model_config_file is None and not given.model_base_path:
         parser.error("nothing to serve: give --models_dir, --model_base_path or --model_config_file")
     if given.model_base_path and not os.path.isabs(given.model_base_path):
@@ -130,7 +133,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         load_retry_seconds=max(0, given.load_retry_interval_micros) / 1e6,
         load_threads=max(1, given.num_load_threads),
         timeout_ms=max(0, given.rest_api_timeout_in_ms),
-        threads=given.rest_api_num_threads or 2 * cores,
+        # Requests wait for their batch in a thread each.
+        threads=given.rest_api_num_threads or (_BATCHING_THREADS if given.enable_batching else 2 * cores),
         cors=given.rest_api_enable_cors_support,
         intra_op_threads=given.tensorflow_intra_op_parallelism or given.tensorflow_session_parallelism,
         inter_op_threads=given.tensorflow_inter_op_parallelism or given.tensorflow_session_parallelism,
@@ -141,6 +145,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         saved_model_tags=tuple(tag for tag in given.saved_model_tags.split(",") if tag) or ("serve",),
         session_config_file=given.tensorflow_session_config_file,
         gpu_memory_fraction=given.per_process_gpu_memory_fraction,
+        batching=given.enable_batching,
+        batching_file=given.batching_parameters_file,
     )
 
 
@@ -153,7 +159,7 @@ def _grpc_options(given: argparse.Namespace, cores: int) -> GrpcOptions:
         port=port,
         socket_path=given.grpc_socket_path,
         required=given.port is not None or bool(given.grpc_socket_path),
-        threads=given.grpc_max_threads or 4 * cores,
+        threads=given.grpc_max_threads or (_BATCHING_THREADS if given.enable_batching else 4 * cores),
         channel_arguments=given.grpc_channel_arguments,
         ssl_config_file=given.ssl_config_file,
         health=given.enable_grpc_healthcheck_service,
@@ -255,6 +261,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--tensorflow_session_parallelism", type=int, default=0, help="both of the two flags above at once")
     add("--tensorflow_session_config_file", type=_path, help="text proto ConfigProto for sessions")
     add("--per_process_gpu_memory_fraction", type=float, default=0, help="0: TensorFlow decides")
+    flag("--enable_batching", help="run requests that arrive together as one")
+    add("--batching_parameters_file", type=_path, help="text proto BatchingParameters")
     flag("--allow_version_labels_for_unavailable_models", help="always so here")
     add("--version", action="version", version=_version(), help="print the version and end")
     for name in (*_NOT_DONE, *_WITHOUT_EFFECT):

@@ -12,11 +12,14 @@ Step = Callable[[Servable, str], None]
 
 
 def prepared(
-    load: Callable[[str], Servable], steps: Sequence[Step], telemetry: Telemetry
+    load: Callable[[str], Servable],
+    steps: Sequence[Step],
+    telemetry: Telemetry,
+    wrap: Callable[[Servable], Servable] = lambda servable: servable,
 ) -> Callable[[str], Servable]:
     """A loader that passes each loaded version, with its folder, through ``steps``, and counts the loads.
 
-    A step that raises fails the load; the version is closed then.
+    A step that raises fails the load; the version is closed then. ``wrap`` is what requests then meet.
     """
 
     def run(path: str) -> Servable:
@@ -33,6 +36,6 @@ def prepared(
             ok = True
         finally:
             telemetry.loaded(path, time.monotonic() - began, ok=ok)
-        return servable
+        return wrap(servable)
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -11,12 +12,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
-from services.serving.config import ModelConfig, Tls, parse_monitoring_config, parse_ssl_config
+from services.serving.batching import BatchedServable, Scheduler
+from services.serving.config import (
+    ModelConfig,
+    parse_batching_config,
+    parse_monitoring_config,
+    parse_ssl_config,
+)
 from services.serving.dataplane import Dataplane
 from services.serving.loader import LoaderOptions, import_tensorflow, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
@@ -24,6 +32,7 @@ from services.serving.options import Options, parse_options
 from services.serving.preparation import Step, prepared
 from services.serving.reload import Reload, reload_models
 from services.serving.rest import RestApp
+from services.serving.signature import Servable
 from services.serving.source import ModelsFolder
 from services.serving.telemetry import RequestLog, Telemetry
 from services.serving.textproto import ConfigError
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from services.serving.grpc_server import GrpcServer, Method
 
 log = logging.getLogger("serving")
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metrics_path = _metrics_path(options)
         telemetry = Telemetry(_request_log(options))
         loader_options = _loader_options(options)
+        wrap = _batching(options)
         grpc_server = _grpc_server(options, telemetry)
         listener = _listen(options.host, options.port)
     except ConfigError as error:
@@ -64,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             partial(load_saved_model, options=loader_options),
             _steps(options, telemetry),
             telemetry,
+            wrap,
         ),
         retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
         load_threads=options.load_threads,
@@ -113,26 +125,39 @@ def _request_log(options: Options) -> RequestLog | None:
 def _metrics_path(options: Options) -> str | None:
     """Where Prometheus finds the metrics; None: nowhere."""
     file = options.monitoring_config_file
-    if file is None:
-        return None
+    return _read(file, parse_monitoring_config) if file else None
+
+
+def _batching(options: Options) -> Callable[[Servable], Servable]:
+    """What makes a version's calls run in batches, or leaves it alone."""
+    if not options.batching:
+        return lambda servable: servable
+    read = partial(parse_batching_config, cores=os.cpu_count() or 1)
+    scheduler = Scheduler(read("") if options.batching_file is None else _read(options.batching_file, read))
+    limit = options.timeout_ms / 1000 if options.timeout_ms else math.inf
+    return lambda servable: BatchedServable(servable, scheduler, limit)
+
+
+def _read(file: Path, parse: Callable[[str], T]) -> T:
+    """What a configuration file says.
+
+    Raises:
+        ConfigError: with the file's name.
+    """
     try:
-        return parse_monitoring_config(file.read_text())
+        return parse(file.read_text())
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
 def _loader_options(options: Options) -> LoaderOptions:
     file = options.session_config_file
-    try:
-        session_config = file.read_text() if file else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
     return LoaderOptions(
         options.intra_op_threads,
         options.inter_op_threads,
         options.timeout_ms,
         options.saved_model_tags,
-        session_config,
+        _read(file, str) if file else "",
         options.gpu_memory_fraction,
     )
 
@@ -150,12 +175,7 @@ def _grpc_server(options: Options, telemetry: Telemetry) -> GrpcServer | None:
         return None
     from services.serving.grpc_server import GrpcServer
 
-    tls: Tls | None = None
-    if asked.ssl_config_file is not None:
-        try:
-            tls = parse_ssl_config(asked.ssl_config_file.read_text())
-        except (OSError, UnicodeDecodeError, ConfigError) as error:
-            raise ConfigError(f"{asked.ssl_config_file}: {error}") from None
+    tls = _read(asked.ssl_config_file, parse_ssl_config) if asked.ssl_config_file else None
     host = f"[{options.host}]" if ":" in options.host else options.host
     addresses = [f"{host}:{asked.port}"] if asked.port else []
     if asked.socket_path:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ def test_a_damaged_version_ends_and_the_old_one_serves_on(
         assert (response.status_code, response.headers["x-model-version"]) == (200, "1")
 
 
-def test_models_config_with_policies_labels_and_reload(
+def test_models_config_with_policies_labels_reload_and_batching(
     start_server: StartServer, publish: Publish, tmp_path: Path
 ) -> None:
     base = tmp_path / "models" / "m"
@@ -152,7 +153,11 @@ def test_models_config_with_policies_labels_and_reload(
         return response.headers.get("x-model-version", response.text)
 
     write(1, 2, stable=1, canary=2)
+    batching = tmp_path / "batching.config"
+    batching.write_text("max_batch_size { value: 8 } batch_timeout_micros { value: 5000 }")
     with start_server(
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
         f"--model_config_file={config}",
         "--model_config_file_poll_wait_seconds=0.2",
         "--file_system_poll_wait_seconds=0.2",
@@ -161,6 +166,11 @@ def test_models_config_with_policies_labels_and_reload(
         server.wait_for("m", 2)
         assert (answering("stable"), answering("canary")) == ("1", "2")
         assert "Unrecognized servable version label" in answering("none")
+        with ThreadPoolExecutor(8) as pool:  # in batches, yet to each its own
+            answers = pool.map(lambda x: server.predict("m", {"instances": [float(x)] * 3}).json(), range(40))
+            assert [answer["predictions"] for answer in answers] == [[x / 2 + 2] * 3 for x in range(40)]
+        too_many = server.predict("m", {"instances": [1.0] * 9})
+        assert "Task size 9 is larger than maximum input batch size 8" in too_many.json()["error"]
         write(2, 3, stable=2, canary=3)
         server.wait_for("m", 3)
         server.wait_for("m", 1, "END")
@@ -222,7 +232,7 @@ def test_starting_needs_no_tensorflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flag",
     [
-        "--enable_batching",
+        "--batching_parameters_file=/nowhere/batching.config",
         "--mixed_precision=bfloat16",
         "--port=http",
         "--model_config_file=/nowhere/models.config",

@@ -173,7 +173,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "part"),
     [
         ([], "nothing to serve"),
-        (["--models_dir=/m", "--enable_batching"], "--enable_batching is not supported"),
+        (["--models_dir=/m", "--batching_parameters_file=/b"], "needs --enable_batching"),
         (["--models_dir=/m", "--mixed_precision=bfloat16"], "--mixed_precision is not supported"),
         (
             ["--models_dir=/m", "--xla_cpu_compilation_enabled"],
