@@ -14,7 +14,7 @@
                   |                 `-> manager                       versions, handles, labels
                   |                       |-> policy                  which action comes next; pure
                   |                       |-> preparation             load, then trial, warmup, batching
-                  |                       |     `-> loader            the only module with TensorFlow itself
+                  |                       |     `-> loader, shapes    the only module with TensorFlow itself
                   |                       `-> integrity               is a version's folder whole?
                   |-------> source, config, watcher   which versions should be there
                   `-------> telemetry, metrics, trace   Prometheus, request log

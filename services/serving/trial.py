@@ -25,7 +25,7 @@ _MOST_ELEMENTS = 2**24
 
 
 def try_signatures(servable: Servable) -> None:
-    """Call every signature that has inputs and outputs once, with zeros and empty texts.
+    """Call every signature that has inputs of known rank, and outputs, once with zeros and empty texts.
 
     Raises:
         ServingError: if the answer shows that the version can't work; the text names the signature.
@@ -58,9 +58,12 @@ def _made_up(signature: Signature) -> dict[str, Array] | None:
 
 
 def _zeros(spec: TensorSpec) -> Array | None:
+    # No guess at an unknown rank: a wrong one can end the process, see ``shapes``.
     dtype = numpy_type(spec.dtype)
-    shape = (1,) if spec.shape is None else tuple(1 if size < 0 else size for size in spec.shape)
-    if not spec.name or dtype is None or math.prod(shape) > _MOST_ELEMENTS:
+    if not spec.name or dtype is None or spec.shape is None:
+        return None
+    shape = tuple(1 if size < 0 else size for size in spec.shape)
+    if math.prod(shape) > _MOST_ELEMENTS:
         return None
     if dtype == np.dtype(object):
         return np.full(shape, b"", dtype=object)
