@@ -171,7 +171,7 @@ def _grpc_server(options: Options, telemetry: Telemetry) -> GrpcServer | None:
         missing = "gRPC needs the packages grpcio and tensorflow-serving-api"
         if asked.required:
             raise ConfigError(f"{missing}; install them or give --port=0")
-        log.warning("%s: there is none", missing)
+        log.warning("%s: it is off", missing)
         return None
     from services.serving.grpc_server import GrpcServer
 

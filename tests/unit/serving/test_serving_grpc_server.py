@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+from services.serving import server
 from services.serving.config import Tls, parse_ssl_config
 from services.serving.errors import Code, ServingError
 from services.serving.grpc_server import GrpcServer, Method
+from services.serving.options import parse_options
 from services.serving.telemetry import Telemetry
 from services.serving.textproto import ConfigError
 from services.serving.trace import Trace
@@ -182,3 +185,10 @@ def test_tls_with_certificates_on_both_sides(run: Callable[..., Running], certif
 def test_unusable_ssl_config(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_ssl_config(text)
+
+
+def test_without_the_message_package_grpc_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    assert server._grpc_server(parse_options(["--model_base_path=/m"]), Telemetry()) is None
+    with pytest.raises(ConfigError, match="tensorflow-serving-api"):
+        server._grpc_server(parse_options(["--model_base_path=/m", "--port=1"]), Telemetry())
