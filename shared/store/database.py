@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Double, Engine, create_engine, event, literal_column, make_url
+from sqlalchemy import Connection, Double, Engine, create_engine, event, insert, literal_column, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.sql.elements import ColumnElement
@@ -20,6 +20,7 @@ _BUSY_SECONDS = 15
 _FROZEN_SECONDS = 8
 _STATEMENT_SECONDS = 15
 _LOCK_SECONDS = 10
+_ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 values in one
 
 
 class Database:
@@ -80,15 +81,22 @@ class Database:
             return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Double)
         return literal_column("extract(epoch from clock_timestamp())::double precision", Double)
 
-    def upsert(self, connection: Connection, table: Table, rows: list[Mapping[str, Any]]) -> None:
-        """Insert ``rows``, replacing the other columns where the primary key is there already."""
-        if not rows:
-            return
-        insert = (sqlite if self.is_sqlite else postgresql).insert(table)
+    def insert(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert ``rows``, which all have the same columns.
+
+        One statement a chunk rather than the driver's ``executemany``: psycopg sends that as a pipeline, and of a
+        client that froze within one, PostgreSQL's limit for idle transactions knows nothing.
+        """
+        for chunk in _chunks(rows):
+            connection.execute(insert(table).values(chunk))
+
+    def upsert(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Like ``insert``, replacing the other columns where the primary key is there already."""
         keys = {column.name for column in table.primary_key}
-        changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
-        statement = insert.on_conflict_do_update(index_elements=sorted(keys), set_=changed)
-        connection.execute(statement, [dict(row) for row in rows])
+        for chunk in _chunks(rows):
+            statement = (sqlite if self.is_sqlite else postgresql).insert(table).values(chunk)
+            changed = {name: statement.excluded[name] for name in chunk[0] if name not in keys}
+            connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed))
 
     def dispose(self) -> None:
         """Close all pooled connections."""
@@ -112,6 +120,11 @@ def _prepare_sqlite(engine: Engine) -> None:
     def on_begin(connection: Connection) -> None:
         write = connection.get_execution_options().get("modelyard_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        yield [dict(row) for row in rows[start : start + _ROWS_PER_STATEMENT]]
 
 
 @contextmanager

@@ -77,8 +77,9 @@ class JobStore:
                 )
             )
             if spec.labels:
-                tx.execute(
-                    insert(job_labels),
+                self._db.insert(
+                    tx,
+                    job_labels,
                     [{"key": key, "value": value, "job_id": job_id} for key, value in spec.labels.items()],
                 )
             if idempotency_key is not None:

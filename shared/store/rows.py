@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from shared.errors import NotFound
 from shared.jobs import Attempt, AttemptOutcome, Job, JobState
@@ -92,8 +92,9 @@ def emit(
         .returning(jobs.c.event_seq)
     ).scalar_one()
     now = connection.execute(select(db.now())).scalar_one()
-    connection.execute(
-        insert(job_events),
+    db.insert(
+        connection,
+        job_events,
         [
             {
                 "job_id": job_id,
