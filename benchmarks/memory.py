@@ -46,14 +46,13 @@ def run(scratch: Path) -> Table:
         job = client.jobs.submit({**FASHION, "fit": {"epochs": 1}, "publish": {"model": "fashion"}})
         time.sleep(2)
         idle_before = snapshot(launcher)
-        client.jobs.wait(job.id, timeout=120)
+        job.wait(timeout=120)
         second = client.jobs.submit({**FASHION, "fit": {"epochs": 30}})
-        while client.jobs.get(second.id).stage != "training":
+        while second.refresh().view.stage != "training":
             time.sleep(0.1)
         time.sleep(3)
         training = snapshot(launcher)
-        client.jobs.cancel(second.id)
-        client.jobs.wait(second.id, timeout=60)
+        second.cancel().wait(timeout=60, check=False)
         time.sleep(3)
         idle = snapshot(launcher)
     rows = [
