@@ -1,9 +1,10 @@
-"""``python -m benchmarks [NAME ...]``: measure, print, and write ``docs/benchmarks.md`` when all were measured."""
+"""``python -m benchmarks [NAME ...]``: measure, print, and put the tables into ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
 import os
 import platform as machine
+import re
 import sys
 import tempfile
 import time
@@ -26,15 +27,22 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no measurement called {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
         return 2
-    tables = []
     with tempfile.TemporaryDirectory(prefix="modelyard-bench") as scratch:
         for name in names or ALL:
             started = time.monotonic()
-            tables.append(ALL[name](Path(scratch)).markdown())
-            print(tables[-1], f"\n({name} took {time.monotonic() - started:.0f} s)\n", flush=True)
-    if not names:
-        REPORT.write_text(heading() + "\n" + "\n".join(tables))
+            table = ALL[name](Path(scratch)).markdown()
+            record(name, table)
+            print(table, f"\n({name} took {time.monotonic() - started:.0f} s)\n", flush=True)
     return 0
+
+
+def record(name: str, table: str) -> None:
+    """Put one table in its place on the page; the others stay as they are."""
+    page = REPORT.read_text() if REPORT.exists() else ""
+    found = dict(re.findall(r"<!-- (\w+) -->\n(.*?)(?=<!-- \w+ -->|\Z)", page, flags=re.S))
+    found[name] = f"{table}\n"
+    sections = (f"<!-- {name} -->\n{found[name].rstrip()}\n" for name in ALL if name in found)
+    REPORT.write_text(heading() + "\n" + "\n".join(sections))
 
 
 def heading() -> str:

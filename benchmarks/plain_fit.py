@@ -11,10 +11,9 @@ import keras
 import numpy as np
 
 folder, epochs, batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
-names = sorted(arrays)
-x_train, y_train = arrays["x_train"], arrays["y_train"]
-x_test, y_test = arrays["x_test"], arrays["y_test"]
+train, test = (next(folder.glob(f"fashion_mnist-{split}-*")) for split in ("train", "test"))
+x_train, y_train = np.load(train / "x.npy"), np.load(train / "y.npy")
+x_test, y_test = np.load(test / "x.npy"), np.load(test / "y.npy")
 
 keras.utils.set_random_seed(98)
 model = keras.Sequential(
