@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.platform import platform
+from benchmarks.running import platform
 
 FASHION: dict[str, Any] = {
     "kind": "train",

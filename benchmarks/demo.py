@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.platform import free_port
+from benchmarks.running import free_port
 from benchmarks.table import Row, Table
 
 _LINE = re.compile(r"^\s*(.+?)\s{2,}(\d+\.\d)\s*$")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.data import FASHION, prepared_home
-from benchmarks.platform import Running, platform
+from benchmarks.running import Running, platform
 from benchmarks.table import Row, Table, percentile
 
 WARM_JOBS = 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy import create_engine, text
 
-from benchmarks.platform import free_port
+from benchmarks.running import free_port
 from benchmarks.table import Row, Table, milliseconds, percentile
 from shared.jobs import JobState
 from shared.specs import parse_job

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.data import FASHION, prepared_home
-from benchmarks.platform import platform
+from benchmarks.running import platform
 from benchmarks.table import Row, Table, mebibytes
 
 _NAMES = (
