@@ -17,6 +17,7 @@ _NAMES = (
     ("services.serving", "model server"),
     ("services.tensorboard", "TensorBoard"),
     ("valkey-server", "broker"),
+    ("resource_tracker", "resource tracker"),
     ("modelyard", "launcher"),
 )
 
