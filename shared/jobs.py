@@ -53,18 +53,6 @@ class AttemptOutcome(StrEnum):
     RELEASED = "released"  # the worker was told to stop, and put the job back
 
 
-STAGES = (
-    "starting",
-    "preparing_data",
-    "building",
-    "training",
-    "evaluating",
-    "exporting",
-    "publishing",
-    "stopping",
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to write about a running job. Every write names it; a stale one is refused (fencing)."""

@@ -84,7 +84,7 @@ class _Attempt:
         self.run_name = job.run_dir or f"{job.model or 'unpublished'}/{_stamp(job.created_at)}-{job.id}"
         self.run_dir = RunDir(home.runs / self.run_name)
         self.journal = Journal(self._report, metrics=job.metrics, run=job.run)
-        self.last_word: Finished | Failed | Stopped | None = None
+        self.oom_before = 0  # the kernel's count of such kills when the trainer began
 
     def run(self) -> str:
         """The attempt; returns how it ended, for the log."""
@@ -124,14 +124,13 @@ class _Attempt:
             data_sha256=sha256,
             resume_dirs=resume,
         )
-        oom_before = causes.oom_kills()
+        self.oom_before = causes.oom_kills()
         trainer = self.parts.preloader.start(request, self.run_dir.log)
         self.journal.note(
             start="warm" if trainer.warm else "fresh",
             trainer_pid=trainer.pid,
             trainer_started_at=round(time.time(), 3),
         )
-        self.oom_before = oom_before
         try:
             return watch(
                 trainer,
