@@ -1,31 +1,49 @@
 """What a person may ask for, as frozen, typed records that refuse unknown fields.
 
-Modules: ``model`` and ``dataset`` (what to train, on what), ``fit`` (how), ``job`` (the whole request),
-``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
+Modules: ``model`` and ``dataset`` (what to train, on what), ``fit`` (how), ``strategy`` (on which replicas), ``job``
+(the whole request), ``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
 """
 
 from shared.specs.dataset import CsvDataset, DatasetSpec, NpzDataset, TfdsDataset
 from shared.specs.fit import CheckpointSpec, FitSpec, KerasObject, TensorBoardSpec
 from shared.specs.job import JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
 from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
+from shared.specs.strategy import (
+    CentralStorageStrategy,
+    DefaultStrategy,
+    MirroredStrategy,
+    MultiWorkerMirroredStrategy,
+    OneDeviceStrategy,
+    ParameterServerStrategy,
+    StrategySpec,
+    TpuStrategy,
+)
 
 __all__ = [
     "BuilderModel",
+    "CentralStorageStrategy",
     "CheckpointSpec",
     "CsvDataset",
     "DatasetSpec",
+    "DefaultStrategy",
     "FitSpec",
     "JobSpec",
     "KerasConfigModel",
     "KerasObject",
     "Lenet5Params",
+    "MirroredStrategy",
     "MlpParams",
     "ModelSpec",
+    "MultiWorkerMirroredStrategy",
     "NpzDataset",
+    "OneDeviceStrategy",
+    "ParameterServerStrategy",
     "PublishSpec",
     "RetrySpec",
+    "StrategySpec",
     "TensorBoardSpec",
     "TfdsDataset",
+    "TpuStrategy",
     "TrainJob",
     "parse_job",
 ]

@@ -11,6 +11,7 @@ from shared.specs.base import Spec
 from shared.specs.dataset import DatasetSpec
 from shared.specs.fit import CheckpointSpec, FitSpec, TensorBoardSpec
 from shared.specs.model import ModelSpec
+from shared.specs.strategy import DefaultStrategy, StrategySpec
 
 
 def _not_a_number(value: str) -> str:
@@ -47,6 +48,7 @@ class TrainJob(Spec):
     model: ModelSpec
     dataset: DatasetSpec
     fit: FitSpec = FitSpec()
+    strategy: StrategySpec = DefaultStrategy()
     tensorboard: TensorBoardSpec = TensorBoardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     publish: PublishSpec | None = None

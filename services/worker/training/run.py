@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
-from services.worker.training import compiling, heads, manifest, models, runtime, state
+from services.worker.training import compiling, heads, manifest, models, runtime, state, strategies
 from services.worker.training.compiling import Compiled
 from services.worker.training.data import loading
 from services.worker.training.data.order import Order
@@ -23,6 +23,7 @@ from services.worker.training.heads import Head
 from services.worker.training.state import State
 from services.worker.training.steps import Steps, as_tensor
 from services.worker.training.stopping import StopSignal
+from services.worker.training.strategies import OpenStrategy
 from services.worker.training.streamed import StreamedSteps
 from services.worker.training.tensorboard import EventFiles
 from services.worker.training.timings import Timings
@@ -52,15 +53,17 @@ class Run:
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
         runtime.prepare(job.fit)
+        opened = strategies.open(job.strategy)
         data = loading.load(job.dataset, job.fit, self.request, self.emit)
-        self._note_data(job, data)
+        self._note_data(job, data, opened)
         self._stage("building")
-        model = models.build(job.model, data)
-        head = heads.head_of(model)
-        heads.check(head, data)
-        compiled = compiling.compile_model(model, job.fit, data, head)
+        with opened.scope():
+            model = models.build(job.model, data)
+            head = heads.head_of(model)
+            heads.check(head, data)
+            compiled = compiling.compile_model(model, job.fit, data, head)
         kind = Steps if job.dataset.cache else StreamedSteps
-        steps = kind(model, data.train, _order(job, data), compiled)
+        steps = kind(model, data.train, _order(job, data, opened.replicas), compiled)
         self._note_model(model, compiled, steps)
         training = self._train(job, data, model, steps, run_dir)
         metrics = self._evaluate(data, steps, training)
@@ -81,7 +84,7 @@ class Run:
         self.timings.mark(name)
         self.emit(StageEntered(stage=name))
 
-    def _note_data(self, job: TrainJob, data: TrainingData) -> None:
+    def _note_data(self, job: TrainJob, data: TrainingData, opened: OpenStrategy) -> None:
         self.timings.mark("data_ready")
         self.emit.note(
             data=data.facts(),
@@ -91,8 +94,10 @@ class Run:
                 "keras": keras.__version__,
             },
             devices=[device.name for device in tf.config.list_logical_devices()],
-            replicas=1,
-            global_batch=job.fit.batch_size,
+            strategy={"kind": opened.kind, **opened.facts},
+            replicas=opened.replicas,
+            batch_size=job.fit.batch_size,
+            global_batch=job.fit.batch_size * opened.replicas,
         )
 
     def _note_model(self, model: keras.Model, compiled: Compiled, steps: Steps) -> None:
@@ -170,10 +175,10 @@ class Run:
         )
 
 
-def _order(job: TrainJob, data: TrainingData) -> Order:
+def _order(job: TrainJob, data: TrainingData, replicas: int) -> Order:
     return Order(
         rows=len(data.train),
-        batch=job.fit.batch_size,
+        batch=job.fit.batch_size * replicas,
         seed=job.fit.seed,
         shuffle=job.dataset.shuffle,
         steps_per_epoch=job.fit.steps_per_epoch,

@@ -99,3 +99,13 @@ def test_a_keras_config_may_be_text_but_must_be_keras_own() -> None:
 def test_labels_are_few_and_short() -> None:
     assert refusal(labels={"a" * 64: "x"}).startswith("labels")
     assert refusal(labels={str(n): "x" for n in range(17)}).startswith("labels")
+
+
+def test_a_strategy_is_one_of_seven_kinds_each_with_settings_of_its_own() -> None:
+    assert parse_job(train_request()).strategy.kind == "default"
+    for kind in ("one_device", "mirrored", "central_storage", "parameter_server", "tpu"):
+        assert parse_job(train_request(strategy={"kind": kind})).strategy.kind == kind
+    assert "does not match any of the expected tags" in refusal(strategy={"kind": "mirored"})
+    assert refusal(strategy={"kind": "mirrored", "workers": 2}).startswith("strategy.mirrored.workers")
+    assert "devices" in refusal(strategy={"kind": "mirrored", "devices": ["cuda0"]})
+    assert "named twice" in refusal(strategy={"kind": "mirrored", "devices": ["GPU:0", "/device:gpu:0"]})
