@@ -23,7 +23,7 @@ from services.worker.training.heads import Head
 from services.worker.training.state import State
 from services.worker.training.steps import Steps, as_tensor
 from services.worker.training.stopping import StopSignal
-from services.worker.training.strategies import OpenStrategy
+from services.worker.training.strategies.opened import OpenStrategy
 from services.worker.training.streamed import StreamedSteps
 from services.worker.training.tensorboard import EventFiles
 from services.worker.training.timings import Timings
