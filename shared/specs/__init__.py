@@ -1,10 +1,12 @@
 """What a person may ask for, as frozen, typed records that refuse unknown fields.
 
-Modules: ``model`` and ``dataset`` (what to train, on what), ``fit`` (how), ``strategy`` (on which replicas), ``job``
-(the whole request), ``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
+Modules: ``model`` and ``dataset`` (what to train, on what), ``fit`` (how), ``strategy`` (on which replicas),
+``devices`` (where), ``job`` (the whole request), ``keras_names`` (the names Keras itself knows). Nothing here imports
+a framework but pydantic.
 """
 
 from shared.specs.dataset import CsvDataset, DatasetSpec, NpzDataset, TfdsDataset
+from shared.specs.devices import DeviceSpec
 from shared.specs.fit import CheckpointSpec, FitSpec, KerasObject, TensorBoardSpec
 from shared.specs.job import JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
 from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
@@ -26,6 +28,7 @@ __all__ = [
     "CsvDataset",
     "DatasetSpec",
     "DefaultStrategy",
+    "DeviceSpec",
     "FitSpec",
     "JobSpec",
     "KerasConfigModel",

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 from shared.names import NAME_PATTERN
 from shared.specs.base import Spec
 from shared.specs.dataset import DatasetSpec
+from shared.specs.devices import DeviceSpec
 from shared.specs.fit import CheckpointSpec, FitSpec, TensorBoardSpec
 from shared.specs.model import ModelSpec
 from shared.specs.strategy import DefaultStrategy, StrategySpec
@@ -49,6 +50,7 @@ class TrainJob(Spec):
     dataset: DatasetSpec
     fit: FitSpec = FitSpec()
     strategy: StrategySpec = DefaultStrategy()
+    devices: DeviceSpec = DeviceSpec()
     tensorboard: TensorBoardSpec = TensorBoardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     publish: PublishSpec | None = None

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
-from services.worker.training import compiling, heads, manifest, models, runtime, state, strategies
+from services.worker.training import compiling, devices, heads, manifest, models, runtime, state, strategies
 from services.worker.training.compiling import Compiled
 from services.worker.training.data import loading
 from services.worker.training.data.order import Order
@@ -52,6 +52,7 @@ class Run:
         run_dir = RunDir(self.request.run_dir)
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
+        devices.apply(job.devices, self.emit)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
         data = loading.load(job.dataset, job.fit, self.request, self.emit)
@@ -93,7 +94,11 @@ class Run:
                 "tensorflow": tf.__version__,
                 "keras": keras.__version__,
             },
-            devices=[device.name for device in tf.config.list_logical_devices()],
+            devices={
+                "requested": job.devices.model_dump(exclude_defaults=True),
+                "physical": devices.physical(),
+                "logical": devices.logical(),
+            },
             strategy={"kind": opened.kind, **opened.facts},
             replicas=opened.replicas,
             batch_size=job.fit.batch_size,
