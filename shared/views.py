@@ -105,9 +105,10 @@ class PlanView(View):
     """Answer to ``POST /jobs?dry_run=true``: the job as it would run. Nothing was stored."""
 
     spec: dict[str, Any]
-    epochs: int
-    batch_size: int
-    dataset: dict[str, Any]
+    epochs: int | None = Field(description="Null for jobs that do not train.")
+    batch_size: int | None
+    dataset: dict[str, Any] | None
+    source: dict[str, Any] | None = Field(None, description="The model that the job starts from.")
     next_version: int | None = Field(
         description="Version that would be published next, if nothing else is first."
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -10,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from services.api.errors import PROBLEM_JSON
 from services.api.requests import LabelRequest, RetryRequest
-from shared.specs import TrainJob
+from shared.specs import JOB
 from shared.views import (
     EventList,
     EventView,
@@ -33,8 +34,8 @@ _REFERENCED: tuple[type[BaseModel], ...] = (
     Problem,
     ProgressView,
     RetryRequest,
-    TrainJob,
 )
+JOB_SPEC = {"$ref": _REF.format(model="JobSpec")}  # a union has no class to be named by
 _PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": _REF.format(model="Problem")}}}
 _WHY = {
     400: "The body is not what its content type says.",
@@ -61,11 +62,12 @@ def problems(*statuses: int) -> Responses:
 
 
 def json_body(
-    model: type[BaseModel], examples: dict[str, tuple[str, Any]], *, required: bool = True
+    model: type[BaseModel] | dict[str, str], examples: dict[str, tuple[str, Any]], *, required: bool = True
 ) -> dict[str, Any]:
     """OpenAPI's requestBody of a route that reads its body raw; ``examples``: name -> (summary, value)."""
     shown = {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
-    content = {"application/json": {"schema": ref(model), "examples": shown}}
+    schema = model if isinstance(model, dict) else ref(model)
+    content = {"application/json": {"schema": schema, "examples": shown}}
     return {"requestBody": {"required": required, "content": content}}
 
 
@@ -80,6 +82,13 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _adapters() -> Iterator[tuple[str, TypeAdapter[Any], Literal["validation", "serialization"]]]:
+    for model in _REFERENCED:
+        answered = model in (EventList, EventView, JobView, PlanView)
+        yield model.__name__, TypeAdapter(model), "serialization" if answered else "validation"
+    yield "JobSpec", JOB, "validation"
+
+
 def _described(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
         title=app.title,
@@ -90,12 +99,11 @@ def _described(app: FastAPI) -> dict[str, Any]:
         tags=app.openapi_tags,
     )
     schemas: dict[str, Any] = schema.setdefault("components", {}).setdefault("schemas", {})
-    for model in _REFERENCED:
-        mode: Any = "serialization" if model in (EventList, EventView, JobView, PlanView) else "validation"
-        found = TypeAdapter(model).json_schema(ref_template=_REF, mode=mode)
+    for title, adapter, mode in _adapters():
+        found = adapter.json_schema(ref_template=_REF, mode=mode)
         for name, definition in found.pop("$defs", {}).items():
             schemas.setdefault(name, definition)
-        schemas.setdefault(model.__name__, found)
+        schemas.setdefault(title, found)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for operations in schema["paths"].values():

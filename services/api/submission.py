@@ -9,11 +9,12 @@ from typing import Any
 import orjson
 
 from services.api.data_checks import DataChecks
+from services.api.export_checks import ExportChecks
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobState
 from shared.settings import Settings
-from shared.specs import TrainJob, parse_job
+from shared.specs import ExportJob, JobSpec, parse_job
 from shared.store import Store
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Submission:
         self._store = store
         self._queue = queue
         self._data = DataChecks(store, settings)
+        self._exports = ExportChecks(store, settings)
 
     def earlier(self, key: str | None, fingerprint: str) -> Job | None:
         """The job that an Idempotency-Key made before, if any.
@@ -37,7 +39,7 @@ class Submission:
 
     def submit(
         self,
-        spec: TrainJob,
+        spec: JobSpec,
         *,
         key: str | None = None,
         fingerprint: str = "",
@@ -50,7 +52,7 @@ class Submission:
             InvalidInput: the job could not work, with the field to mend.
             IdempotencyConflict: ``key`` was used with another body.
         """
-        self._data.check(spec)
+        self._check(spec)
         job, created = self._store.jobs.create(
             spec,
             idempotency_key=key,
@@ -83,31 +85,44 @@ class Submission:
             return known
         return self.submit(parse_job(old.spec), key=key, fingerprint=mark, retry_of=old, resume=resume)
 
-    def plan(self, spec: TrainJob) -> dict[str, Any]:
+    def plan(self, spec: JobSpec) -> dict[str, Any]:
         """The job as it would run, as a ``PlanView``; nothing is stored.
 
         Raises:
             InvalidInput: as ``submit`` does.
         """
-        facts = self._data.check(spec)
-        warnings = list(facts.warnings)
-        next_version: int | None = None
-        if spec.publish is None:
+        found = self._check(spec)
+        warnings = list(found.pop("warnings", ()))
+        if spec.publish is None and not isinstance(spec, ExportJob):
             warnings.append("Without 'publish' the model is kept in the run's folder and is not served.")
-        else:
-            next_version = self._next_version(spec.publish.model)
         return {
             "spec": spec.model_dump(mode="json"),
-            "epochs": spec.fit.epochs,
-            "batch_size": spec.fit.batch_size,
-            "dataset": facts.described,
-            "next_version": next_version,
+            "epochs": None,
+            "batch_size": None,
+            "dataset": None,
+            "source": None,
+            **found,
+            "next_version": self._next_version(spec),
             "warnings": warnings,
         }
 
-    def _next_version(self, model: str) -> int:
+    def _check(self, spec: JobSpec) -> dict[str, Any]:
+        """What is known of the job before it runs, as members of its plan."""
+        if isinstance(spec, ExportJob):
+            return {"source": self._exports.check(spec).lineage}
+        facts = self._data.check(spec)
+        return {
+            "epochs": spec.fit.epochs,
+            "batch_size": spec.fit.batch_size,
+            "dataset": facts.described,
+            "warnings": facts.warnings,
+        }
+
+    def _next_version(self, spec: JobSpec) -> int | None:
+        if spec.publish is None:
+            return None
         try:
-            return self._store.models.get(model).next_version
+            return self._store.models.get(spec.publish.model).next_version
         except NotFound:
             return 1
 

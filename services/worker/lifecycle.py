@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.worker import causes
-from services.worker.inputs import resolve_data_file
+from services.worker.inputs import resolve_data_file, resolve_source
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
 from services.worker.preloader import Preloader
@@ -122,6 +122,7 @@ class _Attempt:
             cache_dir=home.cache,
             data_file=data_file,
             data_sha256=sha256,
+            source=resolve_source(spec, self.store, self.settings),
             resume_dirs=resume,
         )
         self.oom_before = causes.oom_kills()

@@ -27,6 +27,15 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class SourceFiles(_Message):
+    """The files of a trained model, already looked up (see ``shared.model_sources``)."""
+
+    folder: Path  # with model.json, architecture.json, golden.npz and, if training had ended, model.keras
+    root: Path  # the run's or version's folder
+    checkpoint: str | None = None  # 'best', 'last' or relative to ``root``; None: model.keras
+    lineage: dict[str, Any] = {}
+
+
 class TrainingRequest(_Message):
     """All that the program needs to know; it reads no environment and no store."""
 
@@ -38,6 +47,7 @@ class TrainingRequest(_Message):
     cache_dir: Path
     data_file: Path | None = None  # the npz or csv file, already looked up and allowed
     data_sha256: str | None = None
+    source: SourceFiles | None = None  # the model that the job exports or goes on from
     resume_dirs: list[
         Path
     ] = []  # run dirs to look for a checkpoint in, first match wins; own run_dir included
@@ -104,15 +114,19 @@ class Warned(_Message):
 
 
 class Finished(_Message):
-    """The export lies ready in ``export_dir`` (relative to the run dir), or is None if nothing is published."""
+    """The export lies ready in ``export_dir`` (relative to the run dir), or is None if nothing is published.
+
+    ``lineage`` is what the version's record says beyond the job itself: the model that this one came from.
+    """
 
     event: Literal["finished"] = "finished"
     metrics: dict[str, float]  # final evaluation: test_loss, test_accuracy, ...
     export_dir: str | None = None
     signatures: dict[str, Any] = {}  # name -> {"inputs": {alias: {"dtype", "shape"}}, "outputs": {...}}
     classes: list[str] | None = None
-    epochs: int  # epochs trained in all, over all attempts
-    steps: int
+    epochs: int | None = None  # epochs trained in all, over all attempts; None: it was no training
+    steps: int | None = None
+    lineage: dict[str, Any] = {}
 
 
 class Failed(_Message):

@@ -36,10 +36,9 @@ class Publisher:
         lineage = {
             "job_id": job.id,
             "attempt": claim.attempt,
-            "dataset": job.spec["dataset"],
-            "data_fingerprint": run.get("data_fingerprint"),
-            "seed": job.spec["fit"]["seed"],
+            **_trained_on(job, run),
             "versions": run.get("versions", {"python": platform.python_version()}),
+            **finished.lineage,
         }
         staged = self.repo.stage(model, job.id, claim.attempt, export, {"lineage": lineage})
         publication = Publication(
@@ -66,3 +65,13 @@ class Publisher:
         if label:
             self.store.models.set_label(model, label, version)
         return True
+
+
+def _trained_on(job: Job, run: dict[str, Any]) -> dict[str, Any]:
+    if job.kind != "train":
+        return {}  # its source's lineage says it
+    return {
+        "dataset": job.spec["dataset"],
+        "data_fingerprint": (run.get("data") or {}).get("fingerprint"),
+        "seed": job.spec["fit"]["seed"],
+    }

@@ -1,14 +1,15 @@
 """What a person may ask for, as frozen, typed records that refuse unknown fields.
 
 Modules: ``model`` and ``dataset`` (what to train, on what), ``fit`` (how), ``strategy`` (on which replicas),
-``devices`` (where), ``job`` (the whole request), ``keras_names`` (the names Keras itself knows). Nothing here imports
-a framework but pydantic.
+``devices`` (where), ``export`` (which model to write, in which formats), ``job`` (the whole request), ``keras_names``
+(the names Keras itself knows). Nothing here imports a framework but pydantic.
 """
 
 from shared.specs.dataset import CsvDataset, DatasetSpec, NpzDataset, TfdsDataset
 from shared.specs.devices import DeviceSpec
+from shared.specs.export import FromJob, FromVersion
 from shared.specs.fit import CheckpointSpec, FitSpec, KerasObject, TensorBoardSpec
-from shared.specs.job import JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
+from shared.specs.job import JOB, ExportJob, JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
 from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
 from shared.specs.strategy import (
     CentralStorageStrategy,
@@ -22,6 +23,7 @@ from shared.specs.strategy import (
 )
 
 __all__ = [
+    "JOB",
     "BuilderModel",
     "CentralStorageStrategy",
     "CheckpointSpec",
@@ -29,7 +31,10 @@ __all__ = [
     "DatasetSpec",
     "DefaultStrategy",
     "DeviceSpec",
+    "ExportJob",
     "FitSpec",
+    "FromJob",
+    "FromVersion",
     "JobSpec",
     "KerasConfigModel",
     "KerasObject",

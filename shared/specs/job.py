@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.names import NAME_PATTERN
 from shared.specs.base import Spec
 from shared.specs.dataset import DatasetSpec
 from shared.specs.devices import DeviceSpec
+from shared.specs.export import ExportFields
 from shared.specs.fit import CheckpointSpec, FitSpec, TensorBoardSpec
 from shared.specs.model import ModelSpec
 from shared.specs.strategy import DefaultStrategy, StrategySpec
@@ -38,14 +50,19 @@ class RetrySpec(Spec):
     max_attempts: int = Field(3, ge=1, le=100)
 
 
-class TrainJob(Spec):
-    """Train a model, evaluate it, and publish it if asked."""
+class JobFields(Spec):
+    """What a person says about any job."""
 
-    kind: Literal["train"] = "train"
     name: Annotated[str, StringConstraints(max_length=200)] | None = Field(None, description="For people.")
     labels: dict[LabelText, Annotated[str, StringConstraints(max_length=63)]] = Field(
         {}, max_length=16, description="Your own key-value pairs, to find the job by."
     )
+
+
+class TrainJob(JobFields):
+    """Train a model, evaluate it, and publish it if asked."""
+
+    kind: Literal["train"] = "train"
     model: ModelSpec
     dataset: DatasetSpec
     fit: FitSpec = FitSpec()
@@ -57,14 +74,53 @@ class TrainJob(Spec):
     retry: RetrySpec = RetrySpec()
 
 
-JobSpec = TrainJob
-_ADAPTER: TypeAdapter[TrainJob] = TypeAdapter(TrainJob)
+class ExportJob(ExportFields, JobFields):
+    """Write a trained model in one or several formats, and publish it if asked."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    kind: Literal["export"] = "export"
+    publish: PublishSpec | None = None
+    retry: RetrySpec = RetrySpec()
+
+    @model_validator(mode="after")
+    def _published_as_saved_model(self) -> ExportJob:
+        if self.publish is not None and not any(item.format == "saved_model" for item in self.formats):
+            raise ValueError("to publish, 'saved_model' must be among the formats: it is what is served")
+        return self
 
 
-def parse_job(data: Any) -> TrainJob:
+KINDS = ("train", "export")
+_WHICH_KINDS = f"'kind' is one of: {', '.join(KINDS)}"
+
+
+def _kind(value: Any) -> str | None:
+    """``kind``, which a train job may leave out; None for one that is not known."""
+    kind = value.get("kind", "train") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind in KINDS else None
+
+
+JobSpec = Annotated[
+    Annotated[TrainJob, Tag("train")] | Annotated[ExportJob, Tag("export")],
+    Discriminator(
+        _kind,
+        custom_error_type="job_kind",
+        custom_error_message=_WHICH_KINDS,
+    ),
+]
+JOB: TypeAdapter[TrainJob | ExportJob] = TypeAdapter(JobSpec)
+
+
+def parse_job(data: Any) -> TrainJob | ExportJob:
     """Check plain JSON data and return the spec.
 
     Raises:
         pydantic.ValidationError: with the path of each offending field.
     """
-    return _ADAPTER.validate_python(data)
+    if isinstance(data, dict) and _kind(data) is None:
+        # said here, for pydantic would lay it at the door of the whole document
+        wrong = PydanticCustomError("job_kind", "{words}", {"words": _WHICH_KINDS})
+        raise ValidationError.from_exception_data(
+            "job", [InitErrorDetails(type=wrong, loc=("kind",), input=data.get("kind"))]
+        )
+    return JOB.validate_python(data)

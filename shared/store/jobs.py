@@ -11,7 +11,7 @@ from sqlalchemy import Row, Select, delete, func, insert, or_, select, update
 from shared.errors import IdempotencyConflict
 from shared.jobs import Job, JobEvent, JobState, MetricPoint, Page
 from shared.names import new_id
-from shared.specs import TrainJob
+from shared.specs import JobSpec
 from shared.store.database import Database
 from shared.store.rows import emit, job_from, read_job, state_event
 from shared.store.schema import idempotency_keys, job_events, job_labels, job_metrics, jobs
@@ -36,7 +36,7 @@ class JobStore:
 
     def create(
         self,
-        spec: TrainJob,
+        spec: JobSpec,
         *,
         idempotency_key: str | None = None,
         body_sha256: str = "",

@@ -19,11 +19,11 @@ from services.api.deps import (
     StoreDep,
     SubmissionDep,
 )
-from services.api.describe import json_body, problems, ref
+from services.api.describe import JOB_SPEC, json_body, problems, ref
 from services.api.requests import RetryRequest
 from services.api.submission import fingerprint_of
 from shared.jobs import Job, JobState
-from shared.specs import TrainJob, parse_job
+from shared.specs import parse_job
 from shared.views import JobList, JobView, PlanView
 
 router = APIRouter(tags=["jobs"])
@@ -51,6 +51,14 @@ _EXAMPLES: dict[str, tuple[str, Any]] = {
             "publish": {"model": "iris"},
         },
     ),
+    "export": (
+        "A published version for phones and for ONNX runtimes",
+        {
+            "kind": "export",
+            "from": {"model": "fashion", "version": 3},
+            "formats": ["onnx", {"format": "tflite", "quantization": "float16"}],
+        },
+    ),
 }
 
 
@@ -72,7 +80,7 @@ def _accepted(job: Job) -> Response:
         202: {"description": "Accepted, and stored for good.", "headers": _LOCATION},
         **problems(400, 409, 413, 422, 503),
     },
-    openapi_extra=json_body(TrainJob, _EXAMPLES),
+    openapi_extra=json_body(JOB_SPEC, _EXAMPLES),
 )
 def submit_job(
     raw: RawBody,

@@ -76,9 +76,12 @@ class Run:
 
     def _parsed(self) -> TrainJob:
         try:
-            return parse_job(self.request.spec)
+            job = parse_job(self.request.spec)
         except ValueError as error:
             raise TrainingFailed("request_invalid", f"the job's spec can't be read: {error}") from error
+        if not isinstance(job, TrainJob):
+            raise TrainingFailed("request_invalid", f"a job of kind {job.kind!r} trains nothing")
+        return job
 
     def _stage(self, name: str) -> None:
         self.stop.check()

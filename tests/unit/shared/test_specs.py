@@ -12,12 +12,14 @@ from tests.builders import train_request
 
 
 def refusal(**changes: Any) -> str:
-    """The one error that a request with ``changes`` gives: path and message."""
+    """The one error that a request with ``changes`` gives: path below the kind, and message."""
     with pytest.raises(ValidationError) as caught:
         parse_job(train_request(**changes))
     errors = caught.value.errors()
     assert len(errors) == 1, errors
-    return ".".join(str(part) for part in errors[0]["loc"]) + ": " + errors[0]["msg"]
+    kind, *path = errors[0]["loc"]
+    assert kind == "train"
+    return ".".join(str(part) for part in path) + ": " + errors[0]["msg"]
 
 
 def test_defaults_are_filled_in_and_a_spec_survives_the_store() -> None:
