@@ -1,11 +1,17 @@
 """What a person may ask for, as frozen, typed records that refuse unknown fields.
 
-Modules: ``model`` and ``dataset`` (what to train, on what), ``fit`` (how), ``strategy`` (on which replicas),
-``devices`` (where), ``export`` (which model to write, in which formats), ``job`` (the whole request), ``keras_names``
-(the names Keras itself knows). Nothing here imports a framework but pydantic.
+Modules: ``model``, ``dataset`` and ``dataset_options`` (what to train, on what), ``fit`` (how), ``strategy`` (on
+which replicas), ``devices`` (where), ``export`` (which model to write, in which formats), ``job`` (the whole request), ``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
 """
 
-from shared.specs.dataset import CsvDataset, DatasetSpec, NpzDataset, TfdsDataset
+from shared.specs.dataset import (
+    CsvDataset,
+    DatasetSpec,
+    ImagesDataset,
+    NpzDataset,
+    TfdsDataset,
+    TfrecordDataset,
+)
 from shared.specs.devices import DeviceSpec
 from shared.specs.export import FromJob, FromVersion
 from shared.specs.fit import CheckpointSpec, FitSpec, KerasObject, TensorBoardSpec
@@ -35,6 +41,7 @@ __all__ = [
     "FitSpec",
     "FromJob",
     "FromVersion",
+    "ImagesDataset",
     "JobSpec",
     "KerasConfigModel",
     "KerasObject",
@@ -52,6 +59,7 @@ __all__ = [
     "TensorBoardSpec",
     "TfdsDataset",
     "TpuStrategy",
+    "TfrecordDataset",
     "TrainJob",
     "parse_job",
 ]

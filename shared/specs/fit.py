@@ -42,6 +42,11 @@ class FitSpec(Spec):
         None, max_length=20, description="Null: accuracy for classes, mean_absolute_error for regression."
     )
     callbacks: list[Named] = Field([], max_length=20)
+    class_weight: dict[str, Annotated[float, Field(ge=0, le=1e6)]] | Literal["balanced"] | None = Field(
+        None,
+        description="How much a row of each class counts in the loss, by class number or name; others count 1. "
+        "balanced: rows / (classes * rows of the class), over the training rows.",
+    )
     seed: int = Field(98, ge=0, le=2**31 - 1)
     deterministic: bool = Field(
         False, description="Bit-equal results on the same machine, at some cost in speed."
@@ -60,29 +65,34 @@ class FitSpec(Spec):
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, value: KerasObject) -> KerasObject:
-        return _known(value, keras_names.OPTIMIZERS, "optimizer")
+        return known(value, keras_names.OPTIMIZERS, "optimizer")
 
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, value: KerasObject | None) -> KerasObject | None:
-        return value and _known(value, keras_names.LOSSES, "loss")
+        return value and known(value, keras_names.LOSSES, "loss")
 
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, value: list[KerasObject] | None) -> list[KerasObject] | None:
         for item in value or ():
-            _known(item, keras_names.METRICS, "metric")
+            known(item, keras_names.METRICS, "metric")
         return value
 
     @field_validator("callbacks")
     @classmethod
     def _known_callbacks(cls, value: list[KerasObject]) -> list[KerasObject]:
         for item in value:
-            _known(item, keras_names.CALLBACKS, "callback")
+            known(item, keras_names.CALLBACKS, "callback")
         return value
 
 
-def _known(item: KerasObject, names: frozenset[str], what: str) -> KerasObject:
+def known(item: KerasObject, names: frozenset[str], what: str) -> KerasObject:
+    """``item``, if its name is one of ``names``.
+
+    Raises:
+        ValueError: it is not; the nearest name is suggested.
+    """
     if item.name not in names:
         close = keras_names.closest(item.name, names)
         raise ValueError(

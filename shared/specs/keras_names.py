@@ -45,6 +45,15 @@ CALLBACKS = frozenset(
     ["CSVLogger", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "SwapEMAWeights", "TerminateOnNaN"]
 )
 
+# Layers that change rows in training only.
+AUGMENTATION = frozenset(
+    """GaussianDropout GaussianNoise RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast
+    RandomCrop
+    RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert
+    RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
+    RandomTranslation RandomZoom""".split()
+)
+
 
 def _snake(name: str) -> str:
     """Keras' own rule for the text form of a class name (keras.src.utils.naming.to_snake_case)."""

@@ -32,8 +32,10 @@ def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitte
         from services.worker.training.data import tfds
 
         data = tfds.load(spec, request.tfds_dir, request.cache_dir, emit=emit, loss=loss)
-    else:
+    elif isinstance(spec, NpzDataset | CsvDataset):
         data = _from_file(spec, request, loss)
+    else:
+        raise TrainingFailed("request_invalid", f"this worker can't read {type(spec).__name__} yet")
     data = _split(data, spec, fit.seed)
     checks.batch_fits(data, fit.batch_size)
     return data
