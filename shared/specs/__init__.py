@@ -1,7 +1,8 @@
 """What a person may ask for, as frozen, typed records that refuse unknown fields.
 
 Modules: ``model``, ``dataset`` and ``dataset_options`` (what to train, on what), ``fit`` (how), ``strategy`` (on
-which replicas), ``devices`` (where), ``export`` (which model to write, in which formats), ``job`` (the whole request), ``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
+which replicas), ``devices`` (where), ``export`` (which model to write, in which formats), ``job`` (the whole request),
+``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
 """
 
 from shared.specs.dataset import (
@@ -58,8 +59,8 @@ __all__ = [
     "StrategySpec",
     "TensorBoardSpec",
     "TfdsDataset",
-    "TpuStrategy",
     "TfrecordDataset",
+    "TpuStrategy",
     "TrainJob",
     "parse_job",
 ]
