@@ -121,6 +121,7 @@ class Job:
     resume_from: str | None  # run_dir of the job whose checkpoint this one goes on from
     event_seq: int
     attempts: tuple[Attempt, ...] = field(default=())
+    not_before: float | None = None  # a queued job's next attempt is put off until then
 
 
 @dataclass(frozen=True, slots=True)

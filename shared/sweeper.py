@@ -1,4 +1,5 @@
-"""Finds jobs that no worker would ever take up otherwise: lost leases, ids never sent, messages the broker lost.
+"""Finds jobs that no worker would ever take up otherwise: lost leases, ids never sent, messages the broker lost;
+and ends those that have waited past their deadline.
 
 Any process with the store and the queue may run one, and several at once do no harm: a job is taken by one
 compare-and-set, so a message too many wakes a worker for nothing.
@@ -70,6 +71,9 @@ class Sweeper:
             log.warning("job %s lost its worker; it is queued again", job_id)
         for job_id in swept.ended:
             log.warning("job %s lost its worker; it was ended", job_id)
+        for job_id in self._store.claims.end_overdue():
+            log.warning("job %s waited past its deadline; it was ended", job_id)
+            done.ended.append(job_id)
         self._send(swept.requeued, done)
         self._send(self._store.claims.unsent(older_than_seconds=UNSENT_AFTER_SECONDS), done)
         lost = self._store.claims.sent_long_ago(seconds=LOST_AFTER_SECONDS, limit=LOST_BATCH)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.failure_codes import CODES
 from shared.jobs import AttemptOutcome, JobState
 
 
@@ -57,10 +58,10 @@ class AttemptView(View):
 
 
 class ErrorView(View):
-    code: str
-    message: str
-    hint: str | None = None
-    detail: str | None = None
+    code: str = Field(description="Stable; docs/errors.md has all of them.", examples=sorted(CODES))
+    message: str = Field(description="What went wrong, in a sentence.")
+    hint: str | None = Field(None, description="What to do about it.")
+    detail: str | None = Field(None, description="The end of the job's log.")
 
 
 class ResultView(View):
@@ -83,6 +84,7 @@ class JobView(View):
     started_at: datetime | None
     finished_at: datetime | None
     cancel_requested: bool
+    retry_at: datetime | None = Field(None, description="A queued job is not taken up before.")
     attempt: int = Field(description="0 before the first claim.")
     max_attempts: int
     attempts: list[AttemptView] | None = Field(None, description="Null in lists.")

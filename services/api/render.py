@@ -108,6 +108,7 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         "started_at": _maybe_time(record.started_at),
         "finished_at": _maybe_time(record.finished_at),
         "cancel_requested": record.cancel_requested,
+        "retry_at": _maybe_time(record.not_before),
         "attempt": record.attempt,
         "max_attempts": record.max_attempts,
         "attempts": [_attempt(item) for item in record.attempts] if attempts else None,

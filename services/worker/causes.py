@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import signal
 from pathlib import Path
 
 from shared.jobs import JobError
 
 TAIL_BYTES = 4_000
+# What native code says before it aborts for want of memory: how a limit on the process itself shows.
+_NO_MEMORY = re.compile(
+    r"bad_alloc|cannot allocate memory|out of memory|OOM when allocating|MemoryError", re.IGNORECASE
+)
 
 
 def oom_kills() -> int:
@@ -38,6 +44,21 @@ def log_tail(log_file: Path, limit: int = TAIL_BYTES) -> str | None:
     return tail.strip() or None
 
 
+def detail(log_file: Path, said: str | None) -> str | None:
+    """The end of the log, and ``said``, the program's own words, where the log does not have them (on a full disk)."""
+    tail = log_tail(log_file)
+    if not said or (tail and said[:200] in " ".join(tail.split())):
+        return tail or said
+    return f"{tail}\n{said}" if tail else said
+
+
+def of_os_error(error: OSError) -> JobError:
+    """A file of the supervisor's own could not be read or written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobError("disk_full", f"The disk is full: {error}", "Free space, then retry the job.")
+    return JobError("internal", f"{type(error).__name__}: {error}")
+
+
 def crash(exit_code: int, *, oom_before: int, log_file: Path) -> JobError:
     """The error of a program that ended without saying why.
 
@@ -51,9 +72,10 @@ def crash(exit_code: int, *, oom_before: int, log_file: Path) -> JobError:
         return JobError(
             "oom_host",
             "The kernel killed the training process because the machine ran out of memory.",
-            hint="Use a smaller fit.batch_size, set dataset.cache to false, or give the worker more memory.",
             detail=detail,
         )
+    if exit_code in (-signal.SIGABRT, -signal.SIGSEGV) and _NO_MEMORY.search((detail or "")[-1000:]):
+        return JobError("oom_host", "A native library gave up because no memory was left.", detail=detail)
     if exit_code < 0:
         try:
             name = signal.Signals(-exit_code).name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import threading
@@ -10,7 +9,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.worker import causes
+from services.worker import causes, memory
+from services.worker.deadline import RunClock
 from services.worker.inputs import resolve_data_file, resolve_source
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
@@ -65,7 +65,7 @@ class Attempts:
                 ended = attempt.fail(JobError(error.code, error.message, error.hint))
             except OSError as error:
                 log.warning("%s: %s", job_id, error)
-                ended = attempt.fail(_disk_error(error))
+                ended = attempt.fail(causes.of_os_error(error))
             except Exception as error:
                 log.exception("%s: the supervisor failed", job_id)
                 ended = attempt.fail(JobError("internal", f"{type(error).__name__}: {error}"))
@@ -84,6 +84,7 @@ class _Attempt:
         self.run_name = job.run_dir or f"{job.model or 'unpublished'}/{_stamp(job.created_at)}-{job.id}"
         self.run_dir = RunDir(home.runs / self.run_name)
         self.journal = Journal(self._report, metrics=job.metrics, run=job.run)
+        self.clock = RunClock(job, claim)
         self.oom_before = 0  # the kernel's count of such kills when the trainer began
 
     def run(self) -> str:
@@ -92,6 +93,8 @@ class _Attempt:
         if earlier is not None:
             self._enter_publishing()
             return self._prove_and_succeed(*earlier)
+        if self.clock.over():
+            return self.fail(self.clock.error())
         ending = self._train()
         if ending.stopped_for is StopReason.LOST or self.keeper.lost.is_set():
             return "lost: another attempt has it"
@@ -161,6 +164,8 @@ class _Attempt:
         reason = None
         if self.keeper.cancel_requested.is_set():
             reason = StopReason.CANCEL
+        elif self.clock.over():
+            reason = StopReason.DEADLINE
         elif self.parts.stopping.is_set():
             reason = StopReason.SHUTDOWN
         if reason is not None:
@@ -212,18 +217,18 @@ class _Attempt:
         return self._end(JobState.SUCCEEDED, result=result)
 
     def _failed(self, failed: Failed) -> str:
-        error = JobError(failed.code, failed.message, failed.hint, failed.detail)
-        if error.detail is None:
-            error = replace(error, detail=causes.log_tail(self.run_dir.log))
-        return self._end(JobState.FAILED, error=error)
+        return self.fail(JobError(failed.code, failed.message, failed.hint, failed.detail))
 
     def _ended_early(self, ending: Ending) -> str:
         if ending.stopped_for is StopReason.CANCEL:
             return self._end(JobState.CANCELLED)
+        if ending.stopped_for is StopReason.DEADLINE:
+            return self.fail(self.clock.error())
         if ending.stopped_for is StopReason.SHUTDOWN or isinstance(ending.last_word, Stopped):
             return self._release(AttemptOutcome.RELEASED, None, counts=False)
-        error = causes.crash(ending.exit_code, oom_before=self.oom_before, log_file=self.run_dir.log)
-        return self._release(AttemptOutcome.FAILED, error, counts=True)
+        return self.fail(
+            causes.crash(ending.exit_code, oom_before=self.oom_before, log_file=self.run_dir.log)
+        )
 
     def _end(
         self, state: JobState, *, error: JobError | None = None, result: dict[str, Any] | None = None
@@ -232,9 +237,13 @@ class _Attempt:
         return f"{state}: {error.message}" if error else str(state)
 
     def fail(self, error: JobError) -> str:
-        """End the job for a reason outside the training program."""
+        """End the attempt, and with it the job unless another one can help."""
+        if error.code in ("oom_host", "oom_gpu"):
+            batch_size = int((self.job.spec.get("fit") or {}).get("batch_size", 1))
+            error = replace(error, hint=memory.batch_hint(error.code, batch_size, self.journal.run))
+        error = replace(error, detail=causes.detail(self.run_dir.log, error.detail))
         try:
-            return self._end(JobState.FAILED, error=error)
+            return self._release(AttemptOutcome.FAILED, error, counts=True)
         except StaleClaim:
             return "lost: another attempt has it"
 
@@ -256,12 +265,6 @@ class _Attempt:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
-
-
-def _disk_error(error: OSError) -> JobError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError("disk_full", f"The disk is full: {error}", "Free space, then retry the job.")
-    return JobError("internal", f"{type(error).__name__}: {error}")
 
 
 def _stamp(seconds: float) -> str:

@@ -24,6 +24,7 @@ class StopReason(Enum):
     """Why a supervisor ends a program before it is done."""
 
     CANCEL = "cancel"  # somebody asked; a checkpoint is welcome
+    DEADLINE = "deadline"  # it has run for as long as it may; a checkpoint is welcome
     SHUTDOWN = "shutdown"  # the worker is told to stop; a checkpoint is needed
     LOST = "lost"  # the job is somebody else's now; nothing it writes counts any more
 

@@ -13,10 +13,12 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from shared.failure_codes import CODES, RETRYABLE
 from shared.names import NAME_PATTERN
 from shared.specs.base import Spec
 from shared.specs.dataset import DatasetSpec
@@ -34,6 +36,7 @@ def _not_a_number(value: str) -> str:
 
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), AfterValidator(_not_a_number)]
+Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
 LabelText = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_./-]+$")]
 
 
@@ -45,9 +48,42 @@ class PublishSpec(Spec):
 
 
 class RetrySpec(Spec):
-    """What happens when a worker is lost."""
+    """What happens after a failure that is not the job's own. Codes are in ``shared.failure_codes``."""
 
-    max_attempts: int = Field(3, ge=1, le=100)
+    max_attempts: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Attempts that may fail in all; 1: no retry. A stopped worker costs none.",
+    )
+    on: list[str] | None = Field(
+        None,
+        max_length=len(RETRYABLE),
+        description="Codes after which to try again, to narrow the default, which is all that a retry can help.",
+        examples=[["worker_lost", "trainer_killed"]],
+    )
+
+    @field_validator("on")
+    @classmethod
+    def _can_help(cls, value: list[str] | None) -> list[str] | None:
+        for code in value or ():
+            if code not in RETRYABLE:
+                why = f"{code} is never retried" if code in CODES else f"there is no error code {code!r}"
+                raise ValueError(f"{why}; take some of: {', '.join(sorted(RETRYABLE))}")
+        return value
+
+
+class DeadlineSpec(Spec):
+    """How long a job may take; past it, it fails with the code ``deadline``."""
+
+    queue_seconds: Seconds | None = Field(
+        None, description="Waiting to be taken up, each time it is queued. Null: as long as it takes."
+    )
+    run_seconds: Seconds | None = Field(
+        None,
+        description="Running, all attempts together, until the model is exported. It then writes a checkpoint, "
+        "from which `retry` goes on.",
+    )
 
 
 class JobFields(Spec):
@@ -57,6 +93,8 @@ class JobFields(Spec):
     labels: dict[LabelText, Annotated[str, StringConstraints(max_length=63)]] = Field(
         {}, max_length=16, description="Your own key-value pairs, to find the job by."
     )
+    retry: RetrySpec = RetrySpec()
+    deadline: DeadlineSpec = DeadlineSpec()
 
 
 class TrainJob(JobFields):
@@ -71,7 +109,6 @@ class TrainJob(JobFields):
     tensorboard: TensorBoardSpec = TensorBoardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     publish: PublishSpec | None = None
-    retry: RetrySpec = RetrySpec()
 
 
 class ExportJob(ExportFields, JobFields):
@@ -81,7 +118,6 @@ class ExportJob(ExportFields, JobFields):
 
     kind: Literal["export"] = "export"
     publish: PublishSpec | None = None
-    retry: RetrySpec = RetrySpec()
 
     @model_validator(mode="after")
     def _published_as_saved_model(self) -> ExportJob:

@@ -1,4 +1,4 @@
-"""What workers write about a job: claim, lease, progress, end; and the sweep that finds the lost ones.
+"""What workers write about a job: claim, lease, progress, end; and the sweeps that find the lost and the overdue.
 
 Every write but the claim itself names the claim's token and is refused with ``StaleClaim`` when another attempt
 has taken over, or the job was ended by a sweep: this is the fence.
@@ -14,10 +14,11 @@ from sqlalchemy import Connection, case, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from shared.errors import StaleClaim
+from shared.failure_codes import may_retry, pause_before_retry
 from shared.jobs import AttemptOutcome, Claim, Job, JobError, JobState, MetricPoint
 from shared.names import new_id
 from shared.store.database import Database, json_safe
-from shared.store.rows import emit, read_job, state_event
+from shared.store.rows import cancelled_error, emit, read_job, state_event
 from shared.store.schema import attempts, job_metrics, jobs
 
 SWEEP_BATCH = 100
@@ -50,13 +51,20 @@ class ClaimStore:
         self._db = db
 
     def claim(self, job_id: str, worker_id: str, lease_seconds: float) -> tuple[Claim, Job] | None:
-        """Take a queued job, by one compare-and-set. None when it is not there to be taken: a duplicate message."""
+        """Take a queued job, by one compare-and-set. None when it is not there to be taken: a duplicate message, a
+        retry that is put off, or a job that has waited past its deadline.
+        """
         token = new_id("clm")
         with self._db.write() as tx:
             now = self._db.now()
             row = tx.execute(
                 update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
+                .where(
+                    jobs.c.id == job_id,
+                    jobs.c.state == JobState.QUEUED,
+                    self._due(),
+                    or_(jobs.c.queued_until.is_(None), jobs.c.queued_until > now),
+                )
                 .values(
                     state=JobState.RUNNING,
                     stage="starting",
@@ -64,6 +72,8 @@ class ClaimStore:
                     claim_token=token,
                     worker_id=worker_id,
                     lease_until=now + lease_seconds,
+                    not_before=None,
+                    queued_until=None,
                     started_at=case((jobs.c.started_at.is_(None), now), else_=jobs.c.started_at),
                     updated_at=now,
                 )
@@ -117,11 +127,15 @@ class ClaimStore:
         if not worker_ids:
             return 0
         with self._db.write() as tx:
+            now = self._db.now()
             return int(
                 tx.execute(
                     update(jobs)
                     .where(jobs.c.state == JobState.RUNNING, jobs.c.worker_id.in_(worker_ids))
-                    .values(lease_until=self._db.now() - 1)
+                    # a lease that has run out stays: it tells how long the job is known to have run
+                    .values(
+                        lease_until=case((jobs.c.lease_until < now - 1, jobs.c.lease_until), else_=now - 1)
+                    )
                 ).rowcount
             )
 
@@ -171,7 +185,7 @@ class ClaimStore:
         error: JobError | None = None,
         result: Mapping[str, Any] | None = None,
     ) -> None:
-        """End the job: ``succeeded``, ``failed`` or ``cancelled``.
+        """End the job: ``succeeded``, ``failed`` or ``cancelled``; this last one says who asked, if ``error`` does not.
 
         Raises:
             StaleClaim: the job is no longer this claim's.
@@ -180,6 +194,8 @@ class ClaimStore:
             raise ValueError(f"{state} is no end")
         details = error.as_dict() if error else None
         with self._db.write() as tx:
+            if state is JobState.CANCELLED and details is None:
+                details = self._cancelled(tx, claim.job_id)
             values = {
                 "state": state,
                 "stage": None,
@@ -202,7 +218,9 @@ class ClaimStore:
         """Give a running job back to the queue, to go on from its last checkpoint.
 
         With ``counts``, the attempt counts towards ``max_attempts``, and the last one ends the job as ``failed``
-        instead. A job that was asked to cancel ends as ``cancelled``. Returns the state the job is in now.
+        instead; so does an ``error`` after which a retry can't help (``shared.failure_codes``), or that the job's
+        ``retry.on`` leaves out. Some retries are put off for a while. A job that was asked to cancel ends as
+        ``cancelled``. Returns the state the job is in now.
 
         Raises:
             StaleClaim: the job is no longer this claim's.
@@ -235,7 +253,7 @@ class ClaimStore:
                     update(jobs)
                     .where(jobs.c.id == job_id, self._lease_ended())
                     .values(losses=jobs.c.losses + 1, updated_at=self._db.now())
-                    .returning(jobs.c.attempt, jobs.c.worker_id)
+                    .returning(jobs.c.attempt, jobs.c.worker_id, jobs.c.lease_until)
                 ).one_or_none()
                 if row is None:
                     continue  # renewed or swept by another since
@@ -244,9 +262,37 @@ class ClaimStore:
                     f"The worker {row.worker_id} was not heard of for a whole lease.",
                     hint="It was killed, lost its machine, or lost the database. See its log.",
                 )
-                state = self._give_back(tx, job_id, row.attempt, AttemptOutcome.LOST, error)
+                # nobody knows how long it went on after that
+                end = self._db.now() if row.lease_until is None else row.lease_until
+                state = self._give_back(tx, job_id, row.attempt, AttemptOutcome.LOST, error, end)
             (swept.requeued if state is JobState.QUEUED else swept.ended).append(job_id)
         return swept
+
+    def end_overdue(self) -> list[str]:
+        """Fail the jobs that have been queued for longer than their ``deadline.queue_seconds``. Returns their ids.
+
+        Any number of processes may do so at once.
+        """
+        overdue = (jobs.c.state == JobState.QUEUED) & (jobs.c.queued_until <= self._db.now())
+        with self._db.read() as tx:
+            query = select(jobs.c.id).where(overdue).order_by(jobs.c.queued_until).limit(SWEEP_BATCH)
+            ids = list(tx.execute(query).scalars())
+        ended = []
+        for job_id in ids:
+            with self._db.write() as tx:
+                job = read_job(tx, job_id)
+                wait = _option(job.spec, "deadline", "queue_seconds")
+                error = JobError(
+                    "deadline",
+                    f"No worker took the job up within the {wait:g} s that deadline.queue_seconds allows.",
+                    hint="Start more workers or raise the deadline; GET /workers shows who is there and busy.",
+                ).as_dict()
+                now = self._db.now()
+                values = {"state": JobState.FAILED, "finished_at": now, "updated_at": now, "error": error}
+                if tx.execute(update(jobs).where(jobs.c.id == job_id, overdue).values(**values)).rowcount:
+                    emit(self._db, tx, job_id, [state_event(JobState.QUEUED, JobState.FAILED, error=error)])
+                    ended.append(job_id)
+        return ended
 
     def unsent(self, *, older_than_seconds: float, limit: int = SWEEP_BATCH) -> list[str]:
         """Ids of queued jobs that are not known to be on the queue, oldest first."""
@@ -256,6 +302,7 @@ class ClaimStore:
                 .where(
                     jobs.c.state == JobState.QUEUED,
                     jobs.c.sent_at.is_(None),
+                    self._due(),
                     jobs.c.updated_at < self._db.now() - older_than_seconds,
                 )
                 .order_by(jobs.c.id)
@@ -273,6 +320,9 @@ class ClaimStore:
                 .limit(limit)
             )
             return list(tx.execute(query).scalars())
+
+    def _due(self) -> ColumnElement[bool]:
+        return or_(jobs.c.not_before.is_(None), jobs.c.not_before <= self._db.now())
 
     def _lease_ended(self) -> ColumnElement[bool]:
         return (jobs.c.state == JobState.RUNNING) & or_(
@@ -301,33 +351,63 @@ class ClaimStore:
         attempt: int,
         outcome: AttemptOutcome,
         error: JobError | None,
+        ended_at: Any = None,
     ) -> JobState:
         row = tx.execute(
-            select(jobs.c.losses, jobs.c.max_attempts, jobs.c.cancel_requested).where(jobs.c.id == job_id)
+            select(jobs.c.losses, jobs.c.max_attempts, jobs.c.cancel_requested, jobs.c.spec).where(
+                jobs.c.id == job_id
+            )
         ).one()
         details = error.as_dict() if error else None
         values: dict[str, Any] = {"claim_token": None, "lease_until": None, "stage": None, "sent_at": None}
+        last_word = self._last_word(tx, job_id, attempt, row, error)
+        pause = pause_before_retry(error.code, failures=row.losses) if error else 0.0
         if row.cancel_requested:
             state = JobState.CANCELLED
-            values["finished_at"] = self._db.now()
-        elif row.losses >= row.max_attempts:
+            values |= {"finished_at": self._db.now(), "error": self._cancelled(tx, job_id)}
+        elif last_word is not None:
             state = JobState.FAILED
-            values["finished_at"] = self._db.now()
-            values["error"] = {
-                "code": error.code if error else "attempts_exhausted",
-                "message": f"Attempt {row.losses} of {row.max_attempts} was the last. "
-                + (error.message if error else ""),
-                **({"hint": error.hint} if error and error.hint else {}),
-                **({"detail": error.detail} if error and error.detail else {}),
-            }
+            values |= {"finished_at": self._db.now(), "error": last_word}
         else:
             state = JobState.QUEUED
-            values["worker_id"] = None
+            wait = _option(row.spec, "deadline", "queue_seconds")
+            values |= {
+                "worker_id": None,
+                "not_before": self._db.now() + pause if pause else None,
+                "queued_until": self._db.now() + pause + wait if wait else None,
+            }
         tx.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, **values))
-        self._end_attempt(tx, job_id, attempt, outcome, details)
-        event = state_event(JobState.RUNNING, state, attempt=attempt, outcome=outcome, error=details)
+        self._end_attempt(tx, job_id, attempt, outcome, details, ended_at)
+        more = {"retry_in_seconds": pause} if pause and state is JobState.QUEUED else {}
+        event = state_event(JobState.RUNNING, state, attempt=attempt, outcome=outcome, error=details, **more)
         emit(self._db, tx, job_id, [event])
         return state
+
+    def _last_word(
+        self, tx: Connection, job_id: str, attempt: int, row: Any, error: JobError | None
+    ) -> dict[str, Any] | None:
+        """The job's error if this attempt was its last, else None."""
+        if error is None:
+            return None
+        before = tx.execute(
+            select(attempts.c.error).where(attempts.c.job_id == job_id, attempts.c.number != attempt)
+        ).scalars()
+        earlier = [known["code"] for known in before if known]
+        details = error.as_dict()
+        if not may_retry(error.code, earlier=earlier, on=_option(row.spec, "retry", "on")):
+            if error.code in earlier:
+                details["message"] = f"Attempt {row.losses} ended like one before. {error.message}"
+        elif row.losses >= row.max_attempts:
+            details["message"] = f"Attempt {row.losses} of {row.max_attempts} was the last. {error.message}"
+        else:
+            return None
+        return details
+
+    def _cancelled(self, tx: Connection, job_id: str) -> dict[str, Any]:
+        row = tx.execute(
+            select(jobs.c.cancel_asked_by, jobs.c.cancel_asked_at, jobs.c.attempt).where(jobs.c.id == job_id)
+        ).one()
+        return cancelled_error(row.cancel_asked_by, row.cancel_asked_at, f"in attempt {row.attempt}")
 
     def _end_attempt(
         self,
@@ -336,12 +416,20 @@ class ClaimStore:
         number: int,
         outcome: AttemptOutcome,
         error: Mapping[str, Any] | None,
+        ended_at: Any = None,
     ) -> None:
         tx.execute(
             update(attempts)
             .where(attempts.c.job_id == job_id, attempts.c.number == number)
-            .values(finished_at=self._db.now(), outcome=outcome, error=error)
+            .values(
+                finished_at=self._db.now() if ended_at is None else ended_at, outcome=outcome, error=error
+            )
         )
+
+
+def _option(spec: Mapping[str, Any], part: str, name: str) -> Any:
+    # a job that an older version stored lacks the options it did not know
+    return (spec.get(part) or {}).get(name)
 
 
 def _last_of_each(points: Iterable[MetricPoint]) -> list[MetricPoint]:

@@ -13,7 +13,7 @@ from shared.jobs import Job, JobEvent, JobState, MetricPoint, Page
 from shared.names import new_id
 from shared.specs import JobSpec
 from shared.store.database import Database
-from shared.store.rows import emit, job_from, read_job, state_event
+from shared.store.rows import cancelled_error, emit, job_from, read_job, state_event
 from shared.store.schema import idempotency_keys, job_events, job_labels, job_metrics, jobs
 
 IDEMPOTENCY_DAYS = 7
@@ -70,6 +70,7 @@ class JobStore:
                     created_at=now,
                     updated_at=now,
                     max_attempts=spec.retry.max_attempts,
+                    queued_until=now + spec.deadline.queue_seconds if spec.deadline.queue_seconds else None,
                     metrics={},
                     run={},
                     retry_of=retry_of,
@@ -188,28 +189,33 @@ class JobStore:
         counts.update({JobState(state): number for state, number in rows})
         return counts
 
-    def request_cancel(self, job_id: str) -> Job:
+    def request_cancel(self, job_id: str, by: str | None = None) -> Job:
         """Ask for the job's end. A queued job is cancelled at once, a running one by its supervisor; asking again,
-        or asking a job that has ended, changes nothing.
+        or asking a job that has ended, changes nothing. ``by`` says who asks, at most 200 characters.
 
         Raises:
             NotFound: no such job.
         """
         with self._db.write() as tx:
-            now = self._db.now()
+            now = tx.execute(select(self._db.now())).scalar_one()
+            by = (by or "somebody")[:200]
+            error = cancelled_error(by, now, "before a worker took it up")
             cancelled = tx.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
                 .values(
                     state=JobState.CANCELLED,
                     cancel_requested=True,
+                    cancel_asked_at=now,
+                    cancel_asked_by=by,
+                    error=error,
                     stage=None,
                     finished_at=now,
                     updated_at=now,
                 )
             ).rowcount
             if cancelled:
-                emit(self._db, tx, job_id, [state_event(JobState.QUEUED, JobState.CANCELLED)])
+                emit(self._db, tx, job_id, [state_event(JobState.QUEUED, JobState.CANCELLED, error=error)])
             else:
                 asked = tx.execute(
                     update(jobs)
@@ -218,10 +224,10 @@ class JobStore:
                         jobs.c.state == JobState.RUNNING,
                         jobs.c.cancel_requested.is_(False),
                     )
-                    .values(cancel_requested=True, updated_at=now)
+                    .values(cancel_requested=True, cancel_asked_at=now, cancel_asked_by=by, updated_at=now)
                 ).rowcount
                 if asked:
-                    emit(self._db, tx, job_id, [("cancel_requested", {})])
+                    emit(self._db, tx, job_id, [("cancel_requested", {"by": by})])
             return read_job(tx, job_id)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> Page[JobEvent]:

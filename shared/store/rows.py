@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
 from shared.errors import NotFound
-from shared.jobs import Attempt, AttemptOutcome, Job, JobState
+from shared.jobs import Attempt, AttemptOutcome, Job, JobError, JobState
 from shared.store.database import Database, json_safe
 from shared.store.schema import attempts, job_events, jobs
 
@@ -32,6 +33,7 @@ def job_from(row: Row[Any], tries: Iterable[Attempt] = ()) -> Job:
         attempt=data["attempt"],
         max_attempts=data["max_attempts"],
         cancel_requested=bool(data["cancel_requested"]),
+        not_before=data["not_before"],
         worker_id=data["worker_id"],
         lease_until=data["lease_until"],
         progress=data["progress"],
@@ -106,6 +108,16 @@ def emit(
             for i, (kind, data) in enumerate(items)
         ],
     )
+
+
+def cancelled_error(by: str | None, at: float | None, when: str) -> dict[str, Any]:
+    """The error of a job that was cancelled: who asked, at what time, and ``when`` in its life."""
+    asked = "" if at is None else f" at {datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return JobError(
+        "cancelled",
+        f"Cancelled by {by or 'somebody'}{asked}, {when}.",
+        hint="POST /jobs/{id}/retry makes a new job of it, which goes on from the last checkpoint if there is one.",
+    ).as_dict()
 
 
 def state_event(before: JobState | None, after: JobState, **more: Any) -> tuple[str, dict[str, Any]]:

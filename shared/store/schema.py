@@ -58,6 +58,10 @@ jobs = Table(
     Column("worker_id", String(120)),
     Column("lease_until", Double),
     Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("cancel_asked_at", Double),
+    Column("cancel_asked_by", String(200)),
+    Column("not_before", Double),  # a queued job may not be claimed earlier; null: at once
+    Column("queued_until", Double),  # a job still queued then has missed its deadline; null: never
     Column("sent_at", Double),  # when its id was last put on the queue; null: not since it became queued
     # what people look at
     Column("progress", JSON),
@@ -74,10 +78,12 @@ jobs = Table(
     Index(None, "worker_id", "state"),
 )
 
-# The sweeper looks at these two sets every few seconds; both stay small however long the history grows.
+# The sweeper looks at these three sets every few seconds; they stay small however long the history grows.
 Index("ix_jobs_running_lease", jobs.c.lease_until, postgresql_where=jobs.c.state == "running",
       sqlite_where=jobs.c.state == "running")  # fmt: skip
 Index("ix_jobs_queued_sent", jobs.c.sent_at, jobs.c.id, postgresql_where=jobs.c.state == "queued",
+      sqlite_where=jobs.c.state == "queued")  # fmt: skip
+Index("ix_jobs_queued_until", jobs.c.queued_until, postgresql_where=jobs.c.state == "queued",
       sqlite_where=jobs.c.state == "queued")  # fmt: skip
 
 job_labels = Table(

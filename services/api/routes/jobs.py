@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api import render
@@ -60,6 +61,11 @@ _EXAMPLES: dict[str, tuple[str, Any]] = {
         },
     ),
 }
+
+
+def _who(request: Request) -> str:
+    """There are no accounts: the address is all that is known of a caller."""
+    return f"a client at {request.client.host}" if request.client else "a client"
 
 
 def _accepted(job: Job) -> Response:
@@ -151,9 +157,9 @@ def get_job(job_id: JobId, store: StoreDep) -> Response:
     response_model=JobView,
     responses=problems(404, 503),
 )
-def cancel_job(job_id: JobId, store: StoreDep) -> Response:
+def cancel_job(job_id: JobId, store: StoreDep, request: Request) -> Response:
     """A queued job ends at once, a running one after its checkpoint. Asking twice changes nothing."""
-    return render.answer(render.job(store.jobs.request_cancel(job_id)), 202)
+    return render.answer(render.job(store.jobs.request_cancel(job_id, _who(request))), 202)
 
 
 @router.post(

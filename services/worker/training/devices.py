@@ -77,6 +77,17 @@ def _gpu_memory_mb() -> tuple[int | None, ...]:
         return ()
 
 
+def smallest_gpu_bytes(plan: Plan | None) -> int | None:
+    """What a job may take of the smallest logical GPU; None where it can't be told."""
+    if plan is None:
+        return None
+    totals = _gpu_memory_mb()
+    shares = [share for parts in plan.limits.values() for share in parts]
+    shares += [totals[gpu] or 0 for gpu in plan.gpus if gpu not in plan.limits and gpu < len(totals)]
+    smallest = min(shares, default=0)
+    return smallest * 1024 * 1024 or None
+
+
 def physical() -> list[dict[str, Any]]:
     """Each physical device with what TensorFlow knows about it; does not start the context."""
     found = []

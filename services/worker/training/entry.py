@@ -73,5 +73,7 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
             traceback.print_exc()
             sys.stderr.flush()
             failure = explain(error)
+            if failure.code == "oom_gpu" and run is not None:
+                run.note_gpu_memory()
             emit(Failed(code=failure.code, message=failure.message, hint=failure.hint, detail=failure.detail))
             return EXIT_FAILED

@@ -10,8 +10,7 @@ class TrainingFailed(Exception):
     """The job can't go on.
 
     Attributes:
-        code: stable and machine-readable: data_invalid, shape_mismatch, nan_loss, oom_host, oom_device, disk_full,
-            data_unreachable, model_invalid, request_invalid, export_mismatch, internal.
+        code: stable and machine-readable, one of ``shared.failure_codes``.
         message: one sentence for a person.
         hint: what to do about it.
     """
@@ -64,7 +63,7 @@ def explain(error: BaseException) -> TrainingFailed:
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         on_device = "gpu" in text.lower() or "cuda" in text.lower()
         return TrainingFailed(
-            "oom_device" if on_device else "oom_host",
+            "oom_gpu" if on_device else "oom_host",
             f"The {'GPU' if on_device else 'machine'} has not enough memory for this job.",
             "Use a smaller fit.batch_size or a smaller model"
             + ("." if on_device else ", or run fewer jobs at once on this machine."),

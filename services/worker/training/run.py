@@ -10,11 +10,22 @@ import keras
 import tensorflow as tf
 
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
-from services.worker.training import compiling, devices, heads, manifest, models, runtime, state, strategies
+from services.worker.training import (
+    compiling,
+    devices,
+    footprint,
+    heads,
+    manifest,
+    models,
+    runtime,
+    state,
+    strategies,
+)
 from services.worker.training.compiling import Compiled
 from services.worker.training.data import loading
 from services.worker.training.data.order import Order
 from services.worker.training.data.record import TrainingData
+from services.worker.training.device_plan import Plan
 from services.worker.training.emitter import Emitter
 from services.worker.training.export import export
 from services.worker.training.failures import TrainingFailed
@@ -40,6 +51,7 @@ class Run:
     timings: Timings
     checkpoint: str | None = None
     _training: Training | None = field(default=None, init=False)
+    _plan: Plan | None = field(default=None, init=False)
 
     def run(self) -> Finished:
         """Go through all stages.
@@ -52,7 +64,7 @@ class Run:
         run_dir = RunDir(self.request.run_dir)
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
-        devices.apply(job.devices, self.emit)
+        self._plan = devices.apply(job.devices, self.emit)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
         data = loading.load(job.dataset, job.fit, self.request, self.emit)
@@ -69,6 +81,10 @@ class Run:
         training = self._train(job, data, model, steps, run_dir)
         metrics = self._evaluate(data, steps, training)
         return self._export(data, model, head, compiled, metrics, training)
+
+    def note_gpu_memory(self) -> None:
+        """Tell how large the GPUs are, once one was too small."""
+        self.emit.note(memory={"gpu_bytes": devices.smallest_gpu_bytes(self._plan)})
 
     def newest_checkpoint(self) -> str | None:
         """Of this attempt, relative to the run dir."""
@@ -120,6 +136,9 @@ class Run:
             },
             steps_per_epoch=steps.order.steps,
         )
+        taken = footprint.of(model)
+        if taken is not None:
+            self.emit.note(memory=taken.facts())
 
     def _train(
         self, job: TrainJob, data: TrainingData, model: keras.Model, steps: Steps, run_dir: RunDir

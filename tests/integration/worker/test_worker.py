@@ -147,6 +147,7 @@ def test_cancel_ends_the_trainer_at_any_stage(stack: Stack, digits_job: Request,
     if "trainer_pid" in job.run:
         assert not alive(trainer_pid(job))
     assert job.attempts[0].outcome is AttemptOutcome.CANCELLED
+    assert (job.error or {})["code"] == "cancelled"
 
 
 def test_a_worker_told_to_stop_lets_the_trainer_checkpoint_and_puts_the_job_back(
@@ -226,7 +227,7 @@ def test_a_full_disk_while_publishing_fails_in_words_and_a_retry_goes_on_from_th
     try:
         stack.serving()
         stack.worker()
-        request = digits_job(epochs=20, publish="digits")
+        request = digits_job(epochs=20, publish="digits", retry={"max_attempts": 1})
         job = stack.until_ended(stack.submit(**request))
         assert job.state is JobState.FAILED
         assert job.error is not None

@@ -79,7 +79,7 @@ def test_events_over_the_limit_are_cut_not_lost() -> None:
             RuntimeError("OOM when allocating tensor with shape[1] on /device:CPU:0 by allocator cpu"),
             "oom_host",
         ),
-        (RuntimeError("OOM when allocating tensor with shape[1] on /device:GPU:0"), "oom_device"),
+        (RuntimeError("OOM when allocating tensor with shape[1] on /device:GPU:0"), "oom_gpu"),
         (ValueError("Incompatible shapes: [2] vs [3]"), "shape_mismatch"),
         (KeyError("x"), "internal"),
         (TrainingFailed("nan_loss", "m"), "nan_loss"),
