@@ -1,10 +1,13 @@
 """What a person may ask for, as frozen, typed records that refuse unknown fields.
 
-Modules: ``model``, ``dataset`` and ``dataset_options`` (what to train, on what), ``fit`` (how), ``strategy`` (on
-which replicas), ``devices`` (where), ``export`` (which model to write, in which formats), ``job`` (the whole request),
-``keras_names`` (the names Keras itself knows). Nothing here imports a framework but pydantic.
+Modules: ``model``, ``dataset`` and ``dataset_options`` (what to train, on what), ``fit`` (how), ``callbacks`` and
+``schedule`` (Keras' own, by name), ``checkpoint``, ``tensorboard``, ``strategy`` (on which replicas), ``devices``
+(where), ``export`` (which model to write, in which formats), ``job`` (the whole request), ``keras_names`` (the names
+Keras itself knows). Nothing here imports a framework but pydantic.
 """
 
+from shared.specs.callbacks import CallbackSpec
+from shared.specs.checkpoint import BestSpec, CheckpointSpec
 from shared.specs.dataset import (
     CsvDataset,
     DatasetSpec,
@@ -15,7 +18,7 @@ from shared.specs.dataset import (
 )
 from shared.specs.devices import DeviceSpec
 from shared.specs.export import FromJob, FromVersion
-from shared.specs.fit import CheckpointSpec, FitSpec, KerasObject, TensorBoardSpec
+from shared.specs.fit import FitSpec, KerasObject
 from shared.specs.job import JOB, ExportJob, JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
 from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
 from shared.specs.strategy import (
@@ -28,10 +31,13 @@ from shared.specs.strategy import (
     StrategySpec,
     TpuStrategy,
 )
+from shared.specs.tensorboard import TensorBoardSpec
 
 __all__ = [
     "JOB",
+    "BestSpec",
     "BuilderModel",
+    "CallbackSpec",
     "CentralStorageStrategy",
     "CheckpointSpec",
     "CsvDataset",

@@ -1,13 +1,15 @@
-"""How to train: epochs, batch size, optimizer, loss, metrics, callbacks, checkpoints, TensorBoard."""
+"""How to train: epochs, batch size, optimizer, loss, metrics, callbacks."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from shared.specs import keras_names
 from shared.specs.base import Spec
+from shared.specs.callbacks import CallbackSpec
+from shared.specs.schedule import LearningRate, Schedule
 
 
 class KerasObject(Spec):
@@ -25,6 +27,7 @@ def _from_name(value: Any) -> Any:
 
 
 Named = Annotated[KerasObject, BeforeValidator(_from_name)]
+_SCHEDULE: TypeAdapter[Any] = TypeAdapter(Schedule)
 
 
 class FitSpec(Spec):
@@ -33,7 +36,9 @@ class FitSpec(Spec):
     epochs: int = Field(5, ge=1, le=100_000)
     batch_size: int = Field(128, ge=1, le=1_048_576, description="Rows per step and replica.")
     optimizer: Named = KerasObject(name="adam")
-    learning_rate: float | None = Field(None, gt=0, le=100, description="Null: the optimizer's own default.")
+    learning_rate: LearningRate | None = Field(
+        None, description="A number, or one of Keras' schedules by step. Null: the optimizer's own default."
+    )
     loss: Named | None = Field(
         None,
         description="Null: sparse_categorical_crossentropy for classes, mean_squared_error for regression.",
@@ -41,7 +46,7 @@ class FitSpec(Spec):
     metrics: list[Named] | None = Field(
         None, max_length=20, description="Null: accuracy for classes, mean_absolute_error for regression."
     )
-    callbacks: list[Named] = Field([], max_length=20)
+    callbacks: list[CallbackSpec] = Field([], max_length=20)
     class_weight: dict[str, Annotated[float, Field(ge=0, le=1e6)]] | Literal["balanced"] | None = Field(
         None,
         description="How much a row of each class counts in the loss, by class number or name; others count 1. "
@@ -79,12 +84,24 @@ class FitSpec(Spec):
             known(item, keras_names.METRICS, "metric")
         return value
 
-    @field_validator("callbacks")
-    @classmethod
-    def _known_callbacks(cls, value: list[KerasObject]) -> list[KerasObject]:
-        for item in value:
-            known(item, keras_names.CALLBACKS, "callback")
-        return value
+    @model_validator(mode="after")
+    def _one_learning_rate(self) -> FitSpec:
+        rate = self.optimizer.params.get("learning_rate")
+        if isinstance(rate, dict):
+            try:
+                _SCHEDULE.validate_python(rate)
+            except ValidationError as error:
+                first = error.errors()[0]
+                path = ".".join(("optimizer.params.learning_rate", *map(str, first["loc"])))
+                raise ValueError(f"{path}: {first['msg']}") from None
+        if isinstance(rate, dict) or not isinstance(self.learning_rate, float | None):
+            for callback in self.callbacks:
+                if callback.name in {"LearningRateScheduler", "ReduceLROnPlateau"}:
+                    raise ValueError(
+                        f"{callback.name} sets the learning rate, which a schedule by step sets already: "
+                        "leave one of them out"
+                    )
+        return self
 
 
 def known(item: KerasObject, names: frozenset[str], what: str) -> KerasObject:
@@ -100,29 +117,3 @@ def known(item: KerasObject, names: frozenset[str], what: str) -> KerasObject:
             + (f"; did you mean {close!r}?" if close else "")
         )
     return item
-
-
-class CheckpointSpec(Spec):
-    """When the state of training is written, so that a lost attempt goes on from there."""
-
-    every: Literal["epoch"] | int = Field("epoch", description="'epoch', or a number of steps.")
-    keep: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept.")
-
-    @field_validator("every")
-    @classmethod
-    def _positive(cls, value: str | int) -> str | int:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be 'epoch' or at least 1")
-        return value
-
-
-class TensorBoardSpec(Spec):
-    """What a run writes for TensorBoard."""
-
-    histogram_freq: int = Field(1, ge=0, description="Weight histograms every so many epochs; 0: none.")
-    write_images: bool = Field(True, description="Weights as images, with the histograms.")
-    write_graph: bool = True
-    update_freq: Literal["epoch", "batch"] | int = Field(
-        "epoch", description="Scalars by epoch, by batch, or every so many batches."
-    )
-    sample_images: int = Field(10, ge=0, le=100, description="Training images shown; 0: none.")

@@ -21,12 +21,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from shared.failure_codes import CODES, RETRYABLE
 from shared.names import NAME_PATTERN
 from shared.specs.base import Spec
+from shared.specs.checkpoint import CheckpointSpec
 from shared.specs.dataset import DatasetSpec
 from shared.specs.devices import DeviceSpec
 from shared.specs.export import ExportFields
-from shared.specs.fit import CheckpointSpec, FitSpec, TensorBoardSpec
+from shared.specs.fit import FitSpec
 from shared.specs.model import ModelSpec
 from shared.specs.strategy import DefaultStrategy, StrategySpec
+from shared.specs.tensorboard import TensorBoardSpec
 
 
 def _not_a_number(value: str) -> str:

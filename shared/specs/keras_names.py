@@ -1,9 +1,7 @@
 """The names that Keras knows, written down so that the API can refuse a typo without loading Keras.
 
 A test compares these lists with the installed Keras. Left out on purpose: optimizers that wrap others
-(LossScaleOptimizer, MultiOptimizer), metrics that need a function (MeanMetricWrapper), callbacks that run
-given code or talk to other machines (LambdaCallback, RemoteMonitor), and those that Modelyard is itself
-(BackupAndRestore, TensorBoard, History, ProgbarLogger).
+(LossScaleOptimizer, MultiOptimizer), metrics that need a function (MeanMetricWrapper); for callbacks see ``callbacks``.
 """
 
 from __future__ import annotations
@@ -42,7 +40,8 @@ sparse_categorical_crossentropy sparse_top_k_categorical_accuracy squared_hinge 
 mae mse mape msle r2_score""".split()
 
 CALLBACKS = frozenset(
-    ["CSVLogger", "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "SwapEMAWeights", "TerminateOnNaN"]
+    """CSVLogger EarlyStopping LearningRateScheduler ModelCheckpoint ReduceLROnPlateau SwapEMAWeights
+    TerminateOnNaN""".split()
 )
 
 # Layers that change rows in training only.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import keras
 
+from services.worker.training import schedules
 from services.worker.training.data.record import TrainingData
 from services.worker.training.failures import TrainingFailed, model_invalid
 from services.worker.training.heads import Head
@@ -119,11 +120,9 @@ def _optimizer(fit: FitSpec) -> keras.Optimizer:
     config = dict(fit.optimizer.params)
     if fit.learning_rate is not None:
         config["learning_rate"] = fit.learning_rate
-    if isinstance(config.get("learning_rate"), dict):
-        schedule = config["learning_rate"]
-        config["learning_rate"] = _made(
-            "fit.optimizer", lambda: keras.optimizers.schedules.deserialize(schedule)
-        )
+    rate = config.get("learning_rate")
+    if rate is not None and not isinstance(rate, float | int):
+        config["learning_rate"] = _made("fit.optimizer", lambda: schedules.by_step(rate))
     known = {name.lower(): name for name in keras_names.OPTIMIZERS if name[0].isupper()}
     name = known[fit.optimizer.name.lower()]
     return _made(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from services.worker.protocol import CheckpointWritten, RunDir
+from services.worker.training import best, checkpoints, run_files
 from services.worker.training import callbacks as user_callbacks
-from services.worker.training import checkpoints
 from services.worker.training.checkpoints import Checkpoint, Position
 from services.worker.training.data.record import Array, TrainingData
 from services.worker.training.emitter import Emitter
 from services.worker.training.failures import TrainingFailed
+from services.worker.training.occasions import Occasions
 from services.worker.training.progress import Reporter
 from services.worker.training.state import State
 from services.worker.training.steps import Logs, Steps, as_tensor, first_bad
 from services.worker.training.stopping import StopRequested, StopSignal
-from services.worker.training.tensorboard import EventFiles
+from services.worker.training.tensorboard import EventFiles, event_files
 from services.worker.training.timings import Timings
 from shared.specs import TrainJob
 
@@ -45,47 +47,82 @@ class Training:
     newest_checkpoint: str | None = None
     _chunk: int = 1
     _complete: bool = False
+    _metrics: Logs = field(default_factory=dict)
 
-    def run(self, resume: Checkpoint | None) -> None:
+    def run(self, resume: Checkpoint | None, source: Path | None = None) -> None:
         """Train. At the end ``position`` says how far it came.
+
+        Args:
+            resume: where an earlier attempt stood.
+            source: the run's folder that it is in.
 
         Raises:
             StopRequested: SIGTERM; a checkpoint has been written.
-            TrainingFailed: nan_loss.
+            TrainingFailed: nan_loss, or model_invalid for a callback that can't work.
         """
         with self.stop.deferred():
-            self._run(resume)
+            self._run(resume, source)
 
-    def _run(self, resume: Checkpoint | None) -> None:
-        self._callbacks = user_callbacks.make(
-            self.job.fit.callbacks, self.run_dir.root, resuming=resume is not None
-        )
+    def _run(self, resume: Checkpoint | None, source: Path | None) -> None:
+        self._take_back_files(resume, source)
+        self._callbacks = user_callbacks.make(self.job.fit.callbacks, self.run_dir.root)
         epochs, steps = self.job.fit.epochs, self.steps.order.steps
         self._list = keras.callbacks.CallbackList(
             self._callbacks, model=self.model, epochs=epochs, steps=steps, verbose=0
         )
         self._reporter = Reporter(self.emit, epochs=epochs, steps=steps)
         self._validation = _tensors(self.data)
+        self._occasions = Occasions(self.job.checkpoint)
+        self._check_names()
         self.model.stop_training = False
         self._list.on_train_begin()
         if resume is not None:
             self._resume(resume)
+        self.board.begin()
         for epoch in range(self.position.epoch, epochs if not self._complete else 0):
             self._epoch(epoch)
             if self._complete:
                 break
         self._list.on_train_end()
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        self._note_files()
+
+    def _take_back_files(self, resume: Checkpoint | None, source: Path | None) -> None:
+        """Undo what a lost attempt wrote after the checkpoint (all, if there is none to go on from)."""
+        root, specs = self.run_dir.root, self.job.fit.callbacks
+        present = [*event_files(root), *(root / name for name in user_callbacks.files_of(specs, root))]
+        noted = resume.files if resume is not None else {}
+        run_files.take_back(root, noted, present, self.emit.warn, source)
+        position = resume.position if resume is not None else None
+        checkpoints.discard_after(self.run_dir.checkpoints, position)
+        if resume is not None and source is not None and source != root:
+            checkpoints.adopt(RunDir(source).checkpoints, self.run_dir.checkpoints, resume)
+
+    def _check_names(self) -> None:
+        """Refuse names of metrics that there will not be, before any time is spent."""
+        batch = set(self.steps.current())
+        epoch = batch | ({f"val_{name}" for name in batch} if self._validation is not None else set())
+        user_callbacks.check(self.job.fit.callbacks, self._callbacks, batch, epoch)
+        self._best = best.make(self.job.checkpoint.best, self.model, epoch)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         self.position, self._complete = checkpoint.position, checkpoint.complete
-        self.state.give_back(dict(checkpoint.arrays))
+        if self.position.step:
+            # the epoch has begun already: what that does to callbacks and model is part of the state put back below
+            self._list.on_epoch_begin(self.position.epoch)
+        self.state.give_back(checkpoint.arrays)
         user_callbacks.restore(self._callbacks, checkpoint.callbacks, checkpoint.arrays)
+        self.model.stop_training = checkpoint.stopping
+        if self._best is not None:
+            self._best.note = checkpoint.best
+        self.board.restore(checkpoint.board)
+        self._occasions.note(self.position, self._complete)
+        self._metrics = checkpoint.metrics
 
     def _epoch(self, epoch: int) -> None:
         if self.position.step == 0:
             self.steps.reset()
-        self._list.on_epoch_begin(epoch)
+            self._list.on_epoch_begin(epoch)
         self._reporter.epoch_began(epoch, self.position.step)
         logs = self._train_steps(epoch)
         logs |= self._validate()
@@ -94,8 +131,12 @@ class Training:
         self._reporter.epoch_ended(epoch, self.position.total, logs)
         self.position = Position(epoch + 1, 0, self.position.total)
         self._complete = epoch + 1 >= self.job.fit.epochs or bool(self.model.stop_training)
-        # with checkpoints every so many steps, an epoch's end is no occasion; the end of training always is
-        if self.job.checkpoint.every == "epoch" or self._complete:
+        self._metrics = dict(logs)
+        improved = self._best is not None and self._best.improved(
+            logs, epoch + 1, f"{self.position.stem}.npz"
+        )
+        # with checkpoints every so many steps, an epoch's end is no occasion; the best and the last always are
+        if self._occasions.at_epochs or self._complete or improved:
             self._write_checkpoint()
         if self.stop.requested:
             self._stop()
@@ -107,6 +148,7 @@ class Training:
         while self.position.step < steps and not self.model.stop_training:
             begin, count = self.position.step, self._next_chunk()
             self._list.on_train_batch_begin(begin)
+            self.board.before(self.position.total)
             started = time.monotonic()
             losses, logs = self.steps.train(epoch, begin, count)
             seconds = time.monotonic() - started
@@ -125,8 +167,8 @@ class Training:
         self._reporter.chunk_done(epoch, step, losses, logs, seconds)
         self.board.steps(self.position.total, losses, logs)
         self._adapt(len(losses), seconds)
-        every = self.job.checkpoint.every
-        if self.stop.requested or (isinstance(every, int) and self.position.total % every == 0):
+        self._metrics = dict(logs)
+        if self.stop.requested or self._occasions.at_step(self.position.total):
             self._write_checkpoint()
         if self.stop.requested:
             self._stop()
@@ -135,10 +177,13 @@ class Training:
         """Steps until the next thing that must happen at a step boundary."""
         left = self.steps.order.steps - self.position.step
         chunk = min(self.job.fit.steps_per_execution or self._chunk, left)
-        every = self.job.checkpoint.every
-        if isinstance(every, int):
-            chunk = min(chunk, every - self.position.total % every)
-        return chunk
+        total = self.position.total
+        wishes = (
+            self._occasions.steps_to_next(total),
+            user_callbacks.steps_to_next(self._callbacks),
+            self.board.steps_to_next(total),
+        )
+        return min([chunk, *(wish for wish in wishes if wish is not None)])
 
     def _adapt(self, count: int, seconds: float) -> None:
         # grow at most twofold: the first steps of a program are slow, and one measurement may be off
@@ -150,7 +195,9 @@ class Training:
             return {}
         before = self.state.take_metrics()
         try:
+            self._list.on_test_begin()
             logs = evaluate(self.steps, self._validation, self.stop)
+            self._list.on_test_end(logs)
         except StopRequested:
             # the next attempt finds all steps of this epoch done, and begins with its validation
             self.state.give_back_metrics(before)
@@ -159,25 +206,48 @@ class Training:
         return {f"val_{name}": value for name, value in logs.items()}
 
     def _write_checkpoint(self) -> None:
+        if self._occasions.written == (self.position, self._complete):
+            return  # the state is that of its place, so it would be the same again
         values, arrays = user_callbacks.state_of(self._callbacks)
+        root = self.run_dir.root
+        self.board.flush()  # so that the files have what the checkpoint says they have
         checkpoint = Checkpoint(
             position=self.position,
             arrays={**self.state.take(), **arrays},
             callbacks=values,
             identity=self.state.identity,
             complete=self._complete,
+            stopping=bool(self.model.stop_training),
+            metrics=self._metrics,
+            best=self._best.note if self._best is not None else None,
+            files={
+                **run_files.sizes(root, event_files(root)),
+                **user_callbacks.files_of(self.job.fit.callbacks, root),
+            },
+            board=self.board.state(),
         )
         path = checkpoints.write(self.run_dir.checkpoints, checkpoint, self.job.checkpoint.keep)
-        self.newest_checkpoint = str(path.relative_to(self.run_dir.root))
+        self._occasions.note(self.position, self._complete)
+        self.newest_checkpoint = str(path.relative_to(root))
         self.emit(
             CheckpointWritten(
                 path=self.newest_checkpoint, epoch=self.position.epoch, step=self.position.total
             )
         )
 
+    def _note_files(self) -> None:
+        """Tell which files the user's callbacks have left in the run's folder."""
+        root = self.run_dir.root
+        names = sorted(user_callbacks.files_of(self.job.fit.callbacks, root))
+        if names:
+            self.emit.note(
+                callback_files=[
+                    {"path": name, "size_bytes": (root / name).stat().st_size} for name in names[-200:]
+                ]
+            )
+
     def _stop(self) -> None:
-        if not self._complete and self.position.step == 0 and self.job.checkpoint.every != "epoch":
-            self._write_checkpoint()
+        self._write_checkpoint()
         raise StopRequested
 
     def _fail_for_nan(self, epoch: int, step: int, loss: float) -> None:

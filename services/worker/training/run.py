@@ -146,7 +146,8 @@ class Run:
         identity = {"data": data.fingerprint, "batch_size": job.fit.batch_size, "seed": job.fit.seed}
         kept = State(model, steps, identity)
         folders = [RunDir(folder).checkpoints for folder in self.request.resume_dirs]
-        resume = state.find(folders, kept.identity, self.emit.warn)
+        found = state.find(folders, kept.identity, self.emit.warn)
+        folder, resume = found if found is not None else (None, None)
         board = EventFiles(run_dir.root, job, model, data)
         self._training = training = Training(
             job, data, model, steps, kept, run_dir, self.emit, self.stop, board, self.timings
@@ -156,7 +157,7 @@ class Run:
             self.emit.note(resumed_from={"epoch": place.epoch, "step": place.step, "total": place.total})
         self._stage("training")
         try:
-            training.run(resume)
+            training.run(resume, folder.parent if folder is not None else None)
         finally:
             board.close()
         return training

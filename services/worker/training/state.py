@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from services.worker.training import checkpoints
 from services.worker.training.checkpoints import Checkpoint
@@ -32,37 +33,62 @@ class State:
 
     def take(self) -> dict[str, Array]:
         """Copies of all values."""
-        return {name: np.array(variable.numpy()) for name, variable in self._variables.items()}
+        return _taken(self._variables)
 
-    def give_back(self, arrays: dict[str, Array]) -> None:
+    def give_back(self, arrays: Mapping[str, Array]) -> None:
         """Assign what ``take`` took."""
         for name, variable in self._variables.items():
-            variable.assign(arrays[name])
+            for part_name, part in _parts(name, variable):
+                part.assign(arrays[part_name])
 
     def take_metrics(self) -> dict[str, Array]:
         """Copies of the running means alone."""
-        return {
-            name: np.array(v.numpy()) for name, v in self._variables.items() if name.startswith("metrics/")
-        }
+        return _taken({name: v for name, v in self._variables.items() if name.startswith("metrics/")})
 
-    def give_back_metrics(self, arrays: dict[str, Array]) -> None:
+    def give_back_metrics(self, arrays: Mapping[str, Array]) -> None:
         """Assign what ``take_metrics`` took."""
-        for name, array in arrays.items():
-            self._variables[name].assign(array)
+        for name, variable in self._variables.items():
+            for part_name, part in _parts(name, variable):
+                if part_name in arrays:
+                    part.assign(arrays[part_name])
+
+
+def _taken(variables: Mapping[str, Any]) -> dict[str, Array]:
+    return {
+        part_name: np.array(part.numpy())
+        for name, variable in variables.items()
+        for part_name, part in _parts(name, variable)
+    }
+
+
+def _parts(name: str, variable: Any) -> list[tuple[str, Any]]:
+    """The variable, or its copy on each replica where these differ until they are read (running means, BatchNorm).
+
+    Reading such a variable adds or averages its copies, so the sum is no state to go on from.
+    """
+    value = getattr(variable, "value", variable)
+    if (
+        isinstance(value, tf.distribute.DistributedValues)
+        and getattr(value, "synchronization", None) == tf.VariableSynchronization.ON_READ
+    ):
+        return [(f"{name}@{replica}", copy) for replica, copy in enumerate(value.values)]
+    return [(name, variable)]
 
 
 def find(
     folders: list[Path], identity: dict[str, Any], warn: Callable[[str, str], None]
-) -> Checkpoint | None:
-    """The newest sound checkpoint of this very training in the first folder that has one.
+) -> tuple[Path, Checkpoint] | None:
+    """The newest sound checkpoint of this very training in the first folder that has one, and that folder.
 
     Args:
         folders: checkpoint folders, own run first.
         identity: of this job; a checkpoint of other data, shapes or seed is passed over.
         warn: told about each that is damaged or foreign, as (code, sentence).
     """
+    passed_over = 0
     for folder in folders:
         for path, found in checkpoints.newest(folder):
+            passed_over += 1
             if isinstance(found, str):
                 warn(
                     "checkpoint_damaged", f"The checkpoint {path.name} is damaged and is passed over: {found}"
@@ -75,5 +101,7 @@ def find(
                     "passed over",
                 )
             else:
-                return found
+                return folder, found
+    if passed_over:
+        warn("checkpoint_none", "No checkpoint is left to go on from: training starts from scratch")
     return None

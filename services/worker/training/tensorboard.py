@@ -21,7 +21,16 @@ from services.worker.training.steps import Logs
 from services.worker.training.weight_images import as_image
 from shared.specs import TrainJob
 
+RUNS = ("train", "validation", "test")
 MAX_HISTOGRAM_VALUES = 2_000_000  # of larger weights every n-th value is counted
+
+
+def event_files(run_dir: Path) -> list[Path]:
+    """All files that TensorBoard reads in a run's folder."""
+    return [
+        *run_dir.glob("events.out.tfevents.*"),
+        *(path for name in RUNS for path in (run_dir / name).rglob("*") if path.is_file()),
+    ]
 
 
 class EventFiles:
@@ -33,6 +42,24 @@ class EventFiles:
         self._model, self._data = model, data
         self._open: dict[str, Any] = {}
         self._introduced = False
+
+    def begin(self) -> None:
+        """Training begins, or goes on."""
+
+    def state(self) -> dict[str, Any]:
+        """What is written once and has been, for a checkpoint."""
+        return {"introduced": self._introduced}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Give back what ``state`` gave."""
+        self._introduced = bool(state.get("introduced"))
+
+    def before(self, total: int) -> None:
+        """The next step is number ``total`` + 1."""
+
+    def steps_to_next(self, total: int) -> int | None:
+        """Steps from ``total`` to one at which ``before`` or ``steps`` must be called."""
+        return None
 
     def steps(self, total: int, losses: Array, logs: Logs) -> None:
         """``len(losses)`` steps ended at step ``total``; ``logs`` are the means so far."""
