@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,21 @@ def test_points_of_a_long_epoch_are_thinned(supervisor: Supervisor, digits: Path
         ({"fit": {"optimizer": {"name": "SGD", "params": {"momentun": 1}}}}, "model_invalid", "momentun"),
         ({"fit": {"metrics": [{"name": "AUC", "params": {"curve": "x"}}]}}, "model_invalid", "fit.metrics.0"),
         (
-            {"fit": {"callbacks": [{"name": "CSVLogger", "params": {"filename": "../../x.csv"}}]}},
+            {"fit": {"callbacks": [{"name": "EarlyStopping", "params": {"monitor": "val_acc"}}]}},
             "model_invalid",
-            "outside the run's folder",
+            "fit.callbacks.0.params.monitor: there will be no 'val_acc'; known here: accuracy, loss, val_accuracy",
         ),
+        (
+            {
+                "fit": {
+                    "callbacks": [{"name": "ModelCheckpoint", "params": {"filepath": "{val_auc:.2f}.keras"}}]
+                }
+            },
+            "model_invalid",
+            "fit.callbacks.0.params.filepath: there will be no 'val_auc'",
+        ),
+        ({"fit": {"callbacks": ["SwapEMAWeights"]}}, "model_invalid", "averaged weights"),
+        ({"checkpoint": {"best": "val_f1"}}, "model_invalid", "checkpoint.best.monitor"),
         ({"dataset": {"x": "x_tain"}}, "data_invalid", "x_tain"),
     ],
 )
@@ -140,15 +152,16 @@ def test_losses_that_are_not_finite_are_trained_on_when_asked(supervisor: Superv
     assert len(job.of("epoch")) == 2
 
 
-def test_a_full_disk_is_told_as_such(supervisor: Supervisor, digits: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    # every write to this device fails with ENOSPC, as on a full disk
-    (run_dir / "checkpoints").mkdir()
-    (run_dir / "checkpoints" / ".00001-00000000.npz.tmp").symlink_to("/dev/full")
-    failed = supervisor.fail(DIGITS_JOB, data=digits)
-    assert failed["code"] == "disk_full"
-    assert "retry" in failed["hint"]
+def test_a_full_disk_is_told_as_such(supervisor: Supervisor, digits: Path) -> None:
+    job = supervisor.start(changed(DIGITS_JOB, fit={"epochs": 500}), data=digits)
+    job.wait_for(lambda event: event["event"] == "checkpoint")
+    for epoch in range(500):
+        # every write to this device fails with ENOSPC, as on a full disk
+        with contextlib.suppress(FileExistsError):
+            (job.run_dir / f"checkpoints/.{epoch:06d}-00000000.npz.tmp").symlink_to("/dev/full")
+    assert job.finish() == 1
+    assert job.last["code"] == "disk_full"
+    assert "retry" in job.last["hint"]
 
 
 def test_callbacks_of_keras_by_name_keep_their_files_in_the_run(supervisor: Supervisor, digits: Path) -> None:

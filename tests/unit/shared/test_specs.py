@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.specs import MlpParams, parse_job
-from tests.builders import train_request
+from tests.builders import train_request, train_spec
 
 
 def refusal(**changes: Any) -> str:
@@ -111,3 +111,68 @@ def test_a_strategy_is_one_of_seven_kinds_each_with_settings_of_its_own() -> Non
     assert refusal(strategy={"kind": "mirrored", "workers": 2}).startswith("strategy.mirrored.workers")
     assert "devices" in refusal(strategy={"kind": "mirrored", "devices": ["cuda0"]})
     assert "named twice" in refusal(strategy={"kind": "mirrored", "devices": ["GPU:0", "/device:gpu:0"]})
+
+
+def callback(name: str, **params: Any) -> dict[str, Any]:
+    return {"callbacks": [{"name": name, "params": params}]}
+
+
+def test_callbacks_are_refused_for_unknown_or_impossible_arguments() -> None:
+    assert refusal(fit=callback("EarlyStopping", pacience=3)).startswith(
+        "fit.callbacks.0.EarlyStopping.params.pacience: Extra inputs"
+    )
+    assert "patience" in refusal(fit=callback("EarlyStopping", patience=-1))
+    assert "filepath: Field required" in refusal(fit={"callbacks": ["ModelCheckpoint"]})
+    for name in ("../../x.csv", "/x.csv", "checkpoints/x.csv", "a/../../x.csv", ".x"):
+        assert "filename" in refusal(fit=callback("CSVLogger", filename=name))
+    assert "must end in .keras" in refusal(fit=callback("ModelCheckpoint", filepath="best.h5"))
+    assert "no placeholder" in refusal(fit=callback("ModelCheckpoint", filepath="{epoch.real}.keras"))
+    batchwise = {"filepath": "b.keras", "save_freq": 5, "save_best_only": True}
+    assert "epoch's end only" in refusal(fit=callback("ModelCheckpoint", **batchwise))
+
+
+def test_rates_by_epoch_and_by_step() -> None:
+    table = train_spec(fit=callback("LearningRateScheduler", schedule={"5": 0.001, "0": 0.01})).fit.callbacks[
+        0
+    ]
+    assert table.params.model_dump()["schedule"] == {0: 0.01, 5: 0.001}
+    assert 'needs an entry for epoch "0"' in refusal(
+        fit=callback("LearningRateScheduler", schedule={"5": 0.1})
+    )
+    cosine = {"name": "CosineDecay", "params": {"initial_learning_rate": 0.1, "decay_steps": 10}}
+    assert train_spec(fit=callback("LearningRateScheduler", schedule=cosine))
+    keras_form = {"class_name": "CosineDecay", "config": {**cosine["params"], "name": "CosineDecay"}}
+    both = train_spec(fit={"learning_rate": keras_form}).fit
+    assert both.learning_rate == train_spec(fit={"learning_rate": cosine}).fit.learning_rate
+    no_steps = {"name": "CosineDecay", "params": {"initial_learning_rate": 0.1}}
+    assert "decay_steps: Field required" in refusal(fit={"learning_rate": no_steps})
+    late = {"name": "PiecewiseConstantDecay", "params": {"boundaries": [5], "values": [0.1, 0.2, 0.3]}}
+    assert "one more than boundaries" in refusal(fit={"learning_rate": late})
+    assert "schedule by step" in refusal(fit={"learning_rate": cosine, "callbacks": ["ReduceLROnPlateau"]})
+    in_optimizer = {"name": "SGD", "params": {"learning_rate": {"name": "Cosine", "params": {}}}}
+    assert "optimizer.params.learning_rate" in refusal(fit={"optimizer": in_optimizer})
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "seconds"),
+    [
+        ("epoch", None, None),
+        (500, 500, None),
+        ("30s", None, 30.0),
+        ("1.5m", None, 90.0),
+        ("2 h", None, 7200.0),
+    ],
+)
+def test_checkpoints_by_epoch_steps_or_time(every: Any, steps: int | None, seconds: float | None) -> None:
+    spec = train_spec(checkpoint={"every": every}).checkpoint
+    assert (spec.every_steps, spec.every_seconds) == (steps, seconds)
+    assert parse_job(train_spec(checkpoint={"every": every}).model_dump(mode="json"))
+
+
+def test_checkpoints_by_nonsense_are_refused() -> None:
+    with pytest.raises(ValidationError, match="such as '30s'"):
+        parse_job(train_request(checkpoint={"every": "often"}))
+    with pytest.raises(ValidationError):
+        parse_job(train_request(checkpoint={"every": "0s"}))
+    assert train_spec(checkpoint={"best": "val_accuracy"}).checkpoint.best.monitor == "val_accuracy"
+    assert refusal(tensorboard={"profile": [5, 3]}).startswith("tensorboard.profile")

@@ -66,10 +66,10 @@ def test_a_damaged_checkpoint_is_reported_not_trusted(tmp_path: Path, harm: str)
 
 def test_a_failed_write_leaves_the_older_checkpoint_and_no_scraps(tmp_path: Path) -> None:
     checkpoints.write(tmp_path, a_checkpoint(1), keep=2)
-    (tmp_path / ".00002-00000000.npz.tmp").symlink_to("/dev/full")
+    (tmp_path / ".000002-00000000.npz.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         checkpoints.write(tmp_path, a_checkpoint(2), keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00001-00000000.json", "00001-00000000.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001-00000000.json", "000001-00000000.npz"]
 
 
 def test_decoded_arrays_are_mapped_and_whole(tmp_path: Path) -> None:
