@@ -7,12 +7,12 @@ from pathlib import Path
 
 from services.worker.protocol import SourceFiles
 from shared import model_sources
-from shared.data_paths import allowed_file
+from shared.data_paths import allowed_file, allowed_file_or_folder, allowed_files
 from shared.errors import InvalidInput
 from shared.names import ID_PATTERN
 from shared.settings import Settings
-from shared.specs import ExportJob, JobSpec
-from shared.specs.dataset import file_reference
+from shared.specs import ExportJob, JobSpec, TfrecordDataset
+from shared.specs.dataset import file_reference, tfrecord_references
 from shared.store import Store
 
 
@@ -31,7 +31,7 @@ def resolve_source(spec: JobSpec, store: Store, settings: Settings) -> SourceFil
 
 
 def resolve_data_file(spec: JobSpec, store: Store, settings: Settings) -> tuple[Path | None, str | None]:
-    """(file, SHA-256) of a job's csv or npz; (None, None) for tfds, and for jobs that do not train.
+    """(file, SHA-256) of a job's csv or npz, (archive or folder, None) of its images; else (None, None).
 
     Raises:
         NotFound: no such uploaded dataset.
@@ -45,16 +45,42 @@ def resolve_data_file(spec: JobSpec, store: Store, settings: Settings) -> tuple[
     kind, name = reference
     field = f"dataset.{kind}"
     if ID_PATTERN.fullmatch(name):
-        dataset = store.datasets.get(name)
-        file = settings.paths.datasets / dataset.path
-        if not file.is_file():
-            raise InvalidInput(
-                f"The file of dataset {name} is gone from this worker's disk.",
-                code="data_missing",
-                field=field,
-                hint="All workers must share the home folder with the API.",
-            )
-        return file, dataset.sha256
+        return _uploaded(name, field, store, settings)
+    if kind == "images":  # told apart by what is in them, once decoded
+        return allowed_file_or_folder(name, settings.allowed_paths, field=field), None
     file = allowed_file(name, settings.allowed_paths, field=field)
     with file.open("rb") as stream:
         return file, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def resolve_data_files(spec: JobSpec, store: Store, settings: Settings) -> dict[str, list[Path]]:
+    """TFRecord files by the field that names them; empty for other kinds of data.
+
+    Raises:
+        NotFound, InvalidInput: as ``resolve_data_file`` does.
+    """
+    if isinstance(spec, ExportJob) or not isinstance(spec.dataset, TfrecordDataset):
+        return {}
+    found: dict[str, list[Path]] = {}
+    for key, names in tfrecord_references(spec.dataset).items():
+        field = f"dataset.{key}"
+        found[key] = []
+        for name in names:
+            if ID_PATTERN.fullmatch(name):
+                found[key].append(_uploaded(name, field, store, settings)[0])
+            else:
+                found[key] += allowed_files(name, settings.allowed_paths, field=field)
+    return found
+
+
+def _uploaded(name: str, field: str, store: Store, settings: Settings) -> tuple[Path, str]:
+    dataset = store.datasets.get(name)
+    file = settings.paths.datasets / dataset.path
+    if not file.is_file():
+        raise InvalidInput(
+            f"The file of dataset {name} is gone from this worker's disk.",
+            code="data_missing",
+            field=field,
+            hint="All workers must share the home folder with the API.",
+        )
+    return file, dataset.sha256

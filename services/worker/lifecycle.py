@@ -11,7 +11,7 @@ from typing import Any
 
 from services.worker import causes, memory
 from services.worker.deadline import RunClock
-from services.worker.inputs import resolve_data_file, resolve_source
+from services.worker.inputs import resolve_data_file, resolve_data_files, resolve_source
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
 from services.worker.preloader import Preloader
@@ -125,6 +125,7 @@ class _Attempt:
             cache_dir=home.cache,
             data_file=data_file,
             data_sha256=sha256,
+            data_files=resolve_data_files(spec, self.store, self.settings),
             source=resolve_source(spec, self.store, self.settings),
             resume_dirs=resume,
         )

@@ -45,7 +45,10 @@ class TrainingRequest(_Message):
     run_dir: Path
     tfds_dir: Path
     cache_dir: Path
-    data_file: Path | None = None  # the npz or csv file, already looked up and allowed
+    data_file: Path | None = None  # the npz, csv or archive, or folder of images, looked up and allowed
+    data_files: dict[
+        str, list[Path]
+    ] = {}  # TFRecord files by the spec's field that names them: tfrecord, test
     data_sha256: str | None = None
     source: SourceFiles | None = None  # the model that the job exports or goes on from
     resume_dirs: list[

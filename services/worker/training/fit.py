@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from services.worker.protocol import CheckpointWritten, RunDir
 from services.worker.training import best, checkpoints, run_files
 from services.worker.training import callbacks as user_callbacks
 from services.worker.training.checkpoints import Checkpoint, Position
-from services.worker.training.data.record import Array, TrainingData
+from services.worker.training.data.record import Array, RowFile, TrainingData
+from services.worker.training.data.row_file import CHUNK_BYTES
 from services.worker.training.emitter import Emitter
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.occasions import Occasions
@@ -272,15 +274,27 @@ def evaluate(steps: Steps, tensors: tuple[Any, Any], stop: StopSignal) -> Logs:
         StopRequested: between two chunks, if SIGTERM came.
     """
     steps.reset()
-    total = -(-int(tensors[0].shape[0]) // steps.order.batch)
-    done, chunk, logs = 0, 1, {}
-    while done < total:
-        stop.check()
-        count = min(chunk, total - done)
-        started = time.monotonic()
-        logs = steps.test(tensors, done, count)
-        seconds = time.monotonic() - started
-        done += count
-        chunk = max(1, min(2 * chunk, int(CHUNK_SECONDS / max(seconds / count, 1e-6))))
+    chunk, logs = 1, {}
+    for part in _in_memory(tensors, steps.order.batch):
+        total, done = -(-int(part[0].shape[0]) // steps.order.batch), 0
+        while done < total:
+            stop.check()
+            count = min(chunk, total - done)
+            started = time.monotonic()
+            logs = steps.test(part, done, count)
+            seconds = time.monotonic() - started
+            done += count
+            chunk = max(1, min(2 * chunk, int(CHUNK_SECONDS / max(seconds / count, 1e-6))))
     steps.reset()
     return logs
+
+
+def _in_memory(tensors: tuple[Any, Any], batch: int) -> Iterator[tuple[Any, Any]]:
+    """(x, y) as they are; of inputs on disk, some megabytes of whole batches at a time."""
+    x, y = tensors
+    if not isinstance(x, RowFile):
+        yield tensors
+        return
+    rows = batch * max(1, CHUNK_BYTES * len(x) // max(1, batch * x.nbytes))
+    for start in range(0, len(x), rows):
+        yield as_tensor(x[start : start + rows]), y[start : start + rows]

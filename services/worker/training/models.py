@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from services.worker.training import keras_config
+from services.worker.training.data.moments import mean_and_variance
 from services.worker.training.data.record import TrainingData
 from services.worker.training.failures import TrainingFailed, explain, model_invalid, shorten
 from shared.specs import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
@@ -111,10 +111,7 @@ def preprocessing(kind: str, data: TrainingData) -> list[keras.Layer]:
         scale = data.pixel_scale
         return [keras.layers.Rescaling(1.0 / scale, name="rescale")] if scale != 1.0 else []
     if kind == "normalize":
-        x = data.train.x
-        axes = tuple(range(x.ndim - 1))
-        mean = np.mean(x, axis=axes, dtype=np.float64)
-        variance = np.var(x, axis=axes, dtype=np.float64)
+        mean, variance = mean_and_variance(data.train.x)
         variance[variance == 0] = 1.0  # a constant column carries nothing; it must not become NaN either
         return [keras.layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), name="normalize")]
     return []

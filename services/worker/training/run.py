@@ -75,8 +75,10 @@ class Run:
             head = heads.head_of(model)
             heads.check(head, data)
             compiled = compiling.compile_model(model, job.fit, data, head)
-        kind = Steps if job.dataset.cache else StreamedSteps
+        kind = StreamedSteps if data.streamed else Steps
         steps = kind(model, data.train, _order(job, data, opened.replicas), compiled)
+        if data.pipeline is not None and isinstance(steps, StreamedSteps):
+            steps.pipeline = data.pipeline
         self._note_model(model, compiled, steps)
         training = self._train(job, data, model, steps, run_dir)
         metrics = self._evaluate(data, steps, training)

@@ -18,19 +18,21 @@ import tensorflow as tf
 
 from services.worker.training.compiling import Compiled
 from services.worker.training.data.order import Order
-from services.worker.training.data.record import Array, Rows
+from services.worker.training.data.record import Array, RowArray, RowFile, Rows
 from services.worker.training.failures import TrainingFailed, shorten
 
 Logs = dict[str, float]
 _ALIGNMENT = 64  # bytes; Eigen's largest
 
 
-def as_tensor(array: Array) -> Any:
-    """``array`` as a tensor: shared with it, not copied, where that is possible.
+def as_tensor(array: RowArray) -> Any:
+    """``array`` as a tensor: shared with it, not copied, where that is possible. Rows on disk stay as they are.
 
     It is for arrays on a CPU that lie as TensorFlow's kernels want them, as memory-mapped .npy files do; a tensor
     that is not aligned ends the process.
     """
+    if isinstance(array, RowFile):
+        return array
     shareable = array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0
     if shareable and not tf.config.list_logical_devices("GPU"):
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

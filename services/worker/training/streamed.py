@@ -10,35 +10,38 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from services.worker.training.compiling import Compiled
 from services.worker.training.data.order import Order
 from services.worker.training.data.record import Array, Rows
 from services.worker.training.steps import Logs, Steps
+from shared.specs.dataset_options import PipelineSpec
 
-PARALLEL_READS = 2
 
-
-def batches(rows: Rows, order: Order, epoch: int, start: int) -> tf.data.Dataset:
+def batches(
+    rows: Rows, order: Order, epoch: int, start: int, pipeline: PipelineSpec | None = None
+) -> tf.data.Dataset:
     """(x [batch, ...], y [batch, ...]) of the steps from ``start`` to the epoch's end; the last may be short."""
+    pipeline = pipeline or PipelineSpec()
     x_spec, y_spec = (tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in rows)
-
-    def gather(indices: Array) -> tuple[Array, Array]:
-        return np.take(rows.x, indices, axis=0), np.take(rows.y, indices, axis=0)
 
     def read(step: Any) -> tuple[Any, Any]:
         indices = order.indices(tf.constant(epoch, tf.int64), step)
-        x, y = tf.numpy_function(gather, [indices], (x_spec.dtype, y_spec.dtype), stateful=False)
+        x, y = tf.numpy_function(rows.read, [indices], (x_spec.dtype, y_spec.dtype), stateful=False)
         return tf.ensure_shape(x, x_spec.shape), tf.ensure_shape(y, y_spec.shape)
 
     steps = tf.data.Dataset.range(start, order.steps)
-    return steps.map(read, num_parallel_calls=PARALLEL_READS, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    found = steps.map(
+        read, num_parallel_calls=pipeline.parallel_reads or tf.data.AUTOTUNE, deterministic=True
+    )
+    return found if pipeline.prefetch == 0 else found.prefetch(pipeline.prefetch or tf.data.AUTOTUNE)
 
 
 class StreamedSteps(Steps):
     """``Steps`` that hold no training rows. Calls of ``train`` within an epoch must follow one another."""
+
+    pipeline = PipelineSpec()
 
     def __init__(self, model: keras.Model, rows: Rows, order: Order, compiled: Compiled) -> None:
         super().__init__(model, Rows(rows.x[:1], rows.y[:1]), order, compiled)
@@ -50,7 +53,7 @@ class StreamedSteps(Steps):
     def train(self, epoch: int, start: int, count: int) -> tuple[Array, Logs]:
         """See ``Steps.train``."""
         if self._at != (epoch, start):
-            self._iterator = iter(batches(self._rows, self.order, epoch, start))
+            self._iterator = iter(batches(self._rows, self.order, epoch, start, self.pipeline))
         losses, logs = self._train(self._iterator, tf.constant(count, tf.int64))
         self._at = (epoch, start + count)
         return losses.numpy(), {name: float(value) for name, value in logs.items()}

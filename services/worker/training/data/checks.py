@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.worker.training.data.record import Array, InputKind, Task, TrainingData
+from services.worker.training.data.record import Array, InputKind, RowArray, RowFile, Task, TrainingData
 from services.worker.training.failures import data_invalid
 
 MAX_CLASSES = 100_000
@@ -20,7 +20,7 @@ REGRESSION_LOSSES = frozenset(
 )
 
 
-def inputs(name: str, x: Array) -> tuple[Array, InputKind]:
+def inputs(name: str, x: RowArray) -> tuple[RowArray, InputKind]:
     """``x`` as [N, ...] in a dtype that trains, and what kind of rows they are."""
     if x.dtype.kind not in "biuf":
         raise data_invalid(
@@ -37,20 +37,29 @@ def inputs(name: str, x: Array) -> tuple[Array, InputKind]:
     if x.dtype.kind == "f":
         finite(name, x)
     if x.dtype != np.uint8:
-        with np.errstate(over="ignore"):
-            x = np.ascontiguousarray(x, dtype=np.float32)
+        if isinstance(x, RowFile):
+            x = x.viewed(dtype=np.float32)
+        else:
+            with np.errstate(over="ignore"):
+                x = np.ascontiguousarray(x, dtype=np.float32)
         finite(name, x)  # a double may be too large for a float
     channels = x.shape[-1] in {1, 3, 4}
     if x.ndim == 4 and channels:
         return x, "image"
     if x.ndim == 3 and x.dtype == np.uint8:
-        return x[..., np.newaxis], "image"
+        return _with_channel(x), "image"
     return x, "tabular" if x.ndim == 2 else "tensor"
 
 
-def finite(name: str, x: Array) -> None:
+def _with_channel(x: RowArray) -> RowArray:
+    if isinstance(x, RowFile):
+        return x.viewed(row_shape=(*x.shape[1:], 1))
+    return x[..., np.newaxis]
+
+
+def finite(name: str, x: RowArray) -> None:
     """Refuse NaN and infinity, naming the first row that has one."""
-    step = max(1, 2**24 // max(1, x[0].size if len(x) else 1))
+    step = max(1, 2**22 // max(1, int(np.prod(x.shape[1:], dtype=np.int64))))
     for start in range(0, len(x), step):
         part = np.isfinite(x[start : start + step])
         if not part.all():
@@ -61,13 +70,13 @@ def finite(name: str, x: Array) -> None:
             )
 
 
-def same_length(x_name: str, x: Array, y_name: str, y: Array) -> None:
+def same_length(x_name: str, x: RowArray, y_name: str, y: Array) -> None:
     """Inputs and targets must go together."""
     if len(x) != len(y):
         raise data_invalid(f"{x_name!r} has {len(x)} rows but {y_name!r} has {len(y)}")
 
 
-def same_shape(train_name: str, train: Array, test_name: str, test: Array) -> None:
+def same_shape(train_name: str, train: RowArray, test_name: str, test: RowArray) -> None:
     """Rows of all splits must look alike."""
     if train.shape[1:] != test.shape[1:]:
         raise data_invalid(

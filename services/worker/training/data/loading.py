@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.worker.training.data import checks, csv, npz, splits
+from services.worker.training.data import checks, csv, npz, placement, splits
 from services.worker.training.data.record import Rows, TrainingData
 from services.worker.training.failures import TrainingFailed, data_invalid
-from shared.specs import CsvDataset, DatasetSpec, FitSpec, NpzDataset, TfdsDataset
+from shared.specs import (
+    CsvDataset,
+    DatasetSpec,
+    FitSpec,
+    ImagesDataset,
+    NpzDataset,
+    TfdsDataset,
+    TfrecordDataset,
+)
 
 if TYPE_CHECKING:
     from services.worker.protocol import TrainingRequest
@@ -32,19 +40,23 @@ def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitte
         from services.worker.training.data import tfds
 
         data = tfds.load(spec, request.tfds_dir, request.cache_dir, emit=emit, loss=loss)
-    elif isinstance(spec, NpzDataset | CsvDataset):
-        data = _from_file(spec, request, loss)
+    elif isinstance(spec, ImagesDataset):
+        from services.worker.training.data import images
+
+        data = images.load(spec, _data_file(request), request.cache_dir, emit=emit)
+    elif isinstance(spec, TfrecordDataset):
+        from services.worker.training.data import tfrecord
+
+        data = tfrecord.load(spec, request.data_files, request.cache_dir, emit=emit, loss=loss)
     else:
-        raise TrainingFailed("request_invalid", f"this worker can't read {type(spec).__name__} yet")
-    data = _split(data, spec, fit.seed)
+        data = _from_file(spec, request, loss)
+    data = _split(placement.placed(data, spec), spec, fit.seed)
     checks.batch_fits(data, fit.batch_size)
     return data
 
 
 def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: str | None) -> TrainingData:
-    path = request.data_file
-    if path is None:
-        raise TrainingFailed("request_invalid", "the request names no data file")
+    path = _data_file(request)
     try:
         digest = request.data_sha256 or file_sha256(path)
     except OSError as error:
@@ -55,12 +67,34 @@ def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: st
     return csv.load(spec, path, fingerprint=fingerprint, loss=loss)
 
 
+def _data_file(request: TrainingRequest) -> Path:
+    if request.data_file is None:
+        raise TrainingFailed("request_invalid", "the request names no data file")
+    return request.data_file
+
+
 def _split(data: TrainingData, spec: DatasetSpec, seed: int) -> TrainingData:
     train, test = data.train, data.test
-    if isinstance(spec, CsvDataset):
-        train, test = splits.hold_out(train, spec.test_split, seed, purpose=_TEST, field="dataset.test_split")
+    if spec.stratify and data.task != "classification":
+        raise data_invalid(
+            "dataset.stratify is for classes, but the targets are numbers", "Leave dataset.stratify out."
+        )
+    if test is None and not isinstance(spec, TfdsDataset):
+        train, test = splits.hold_out(
+            train,
+            spec.test_split,
+            seed,
+            purpose=_TEST,
+            field="dataset.test_split",
+            stratify=spec.stratify,
+        )
     train, validation = splits.hold_out(
-        train, spec.validation_split, seed, purpose=_VALIDATION, field="dataset.validation_split"
+        train,
+        spec.validation_split,
+        seed,
+        purpose=_VALIDATION,
+        field="dataset.validation_split",
+        stratify=spec.stratify,
     )
     _no_unseen_only(data, train)
     return replace(data, train=train, test=test, validation=validation if validation is not None else test)

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from services.worker.training.data.row_file import Array, RowArray, RowFile, chunks_of
+from shared.specs.dataset_options import PipelineSpec
+
+if TYPE_CHECKING:
+    from services.worker.training.pixels import Pixels
+
+__all__ = ["Array", "InputKind", "RowArray", "RowFile", "Rows", "Task", "TrainingData"]
+
 InputKind = Literal["image", "tabular", "tensor"]
 Task = Literal["classification", "regression"]
 
 
 class Rows(NamedTuple):
-    """Inputs [N, ...] and targets: int32 [N] for classes, float32 [N] or [N, D] for regression."""
+    """Inputs [N, ...] and targets: int32 [N] for classes, float32 [N] or [N, D] for regression.
 
-    x: Array
+    Inputs are an array in memory (or memory-mapped), or stay in a ``RowFile`` where memory is not to hold them all.
+    """
+
+    x: RowArray
     y: Array
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def on_disk(self) -> bool:
+        """True when inputs are read from disk by the batch."""
+        return isinstance(self.x, RowFile)
+
+    def read(self, indices: Array) -> tuple[Array, Array]:
+        """Inputs and targets of these row numbers (int64 [n]), in memory. Thread-safe."""
+        x = self.x[indices] if isinstance(self.x, RowFile) else np.take(self.x, indices, axis=0)
+        return x, np.take(self.y, indices, axis=0)
+
+    def subset(self, chosen: Array) -> Rows:
+        """The rows for which ``chosen`` (bool [N]) is true, in their order; on disk if these are."""
+        x = self.x.subset(chosen) if isinstance(self.x, RowFile) else self.x[chosen]
+        return Rows(x, self.y[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +64,9 @@ class TrainingData:
     columns: list[str] | None
     fingerprint: str  # "sha256:..." of the file, or of the decoded arrays
     source: str
+    pixels: Pixels | None = None  # how encoded images became rows, where they did
+    pipeline: PipelineSpec | None = None  # how rows are read batch by batch; None: they are kept as tensors
+    notes: dict[str, Any] = field(default_factory=dict)  # what else the job shows about its data
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -51,7 +78,12 @@ class TrainingData:
         """The largest value that a pixel has: 255 for bytes, else the largest in the training rows (1 at least)."""
         if self.train.x.dtype == np.uint8:
             return 255.0
-        return max(1.0, float(np.max(np.abs(self.train.x))))
+        return max(1.0, *(float(np.max(np.abs(part))) for part in chunks_of(self.train.x)))
+
+    @property
+    def streamed(self) -> bool:
+        """True when training reads its rows through tf.data rather than from tensors in memory."""
+        return self.pipeline is not None
 
     def facts(self) -> dict[str, Any]:
         """What the job shows about its data."""
@@ -68,4 +100,6 @@ class TrainingData:
                 "test": len(self.test) if self.test is not None else 0,
             },
             "classes": len(self.classes) if self.classes is not None else None,
+            "kept": "disk" if self.train.on_disk else "memory",
+            **self.notes,
         }

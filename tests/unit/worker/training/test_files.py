@@ -12,6 +12,7 @@ from services.worker.training import checkpoints
 from services.worker.training.checkpoints import Checkpoint, Position
 from services.worker.training.data import debian, decoded
 from services.worker.training.data.tfds import cache_key
+from services.worker.training.failures import TrainingFailed
 from services.worker.training.weight_images import as_image
 
 
@@ -72,28 +73,54 @@ def test_a_failed_write_leaves_the_older_checkpoint_and_no_scraps(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000001-00000000.json", "000001-00000000.npz"]
 
 
+def write(folder: Path, x: np.ndarray, **notes: str) -> None:
+    with decoded.Writer(folder) as writer:
+        for start in range(0, len(x), 2):
+            writer.append(x=x[start : start + 2])
+        writer.finish(notes)
+
+
 def test_decoded_arrays_are_mapped_and_whole(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     assert decoded.read(folder) is None
-    decoded.write(folder, {"x": np.arange(6, dtype=np.uint8)}, {"name": "n"})
-    decoded.write(folder, {"x": np.zeros(9, np.uint8)}, {"name": "late"})  # another job was first
+    write(folder, np.arange(7, dtype=np.uint8), name="n")
+    write(folder, np.zeros(9, np.uint8), name="late")  # another job was first
     found = decoded.read(folder)
     assert found is not None
-    assert found[0]["x"].tolist() == list(range(6))
+    assert found[0]["x"].tolist() == list(range(7))
     assert isinstance(found[0]["x"], np.memmap)
     assert found[1]["name"] == "n"
+    assert found[1]["fingerprint"].startswith("sha256:")
     assert [path.name for path in folder.parent.iterdir()] == ["b"]
 
 
 def test_damaged_decoded_arrays_are_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "b"
-    decoded.write(folder, {"x": np.arange(6)}, {})
+    write(folder, np.arange(6))
     (folder / "x.npy").write_bytes(b"junk")
     assert decoded.read(folder) is None
-    decoded.write(folder, {"x": np.arange(3)}, {})
+    write(folder, np.arange(3))
     found = decoded.read(folder)
     assert found is not None
     assert len(found[0]["x"]) == 3
+
+
+def test_a_writer_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    def unequal() -> None:
+        with decoded.Writer(tmp_path / "b") as writer:
+            writer.append(x=np.zeros((2, 3)), y=np.zeros(2))
+            writer.append(x=np.zeros((1, 3)))
+            writer.finish({})
+
+    with pytest.raises(ValueError, match="unequal length"):
+        unequal()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="GiB are free") as caught:
+        decoded.require_room(tmp_path / "b", 2**60)
+    assert caught.value.code == "disk_full"
 
 
 def test_cache_keys_are_readable_and_distinct() -> None:
