@@ -5,12 +5,17 @@ supervisor then keeps the other end open and never writes again, so end-of-file 
 and the program ends itself. To ``events`` it writes one JSON object a line, each at most 64 KiB. Its own fd 1 and 2
 are the job's log. SIGTERM asks it to write a checkpoint and stop.
 
+A job may run as a cluster of such programs (``TrainingRequest.cluster``). Its chief speaks for the job; of the other
+members only ``alive`` and ``failed`` mean something. They never end by themselves unless they failed: their supervisor
+ends them when the chief has ended.
+
 Exit codes: 0 after ``finished``; 1 after ``failed``; 75 (EX_TEMPFAIL) after ``stopped``. Anything else, or an end
 without one of these events, is a crash.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +41,32 @@ class SourceFiles(_Message):
     lineage: dict[str, Any] = {}
 
 
+class ClusterTask(_Message):
+    """One program's place in a cluster. The words are TensorFlow's: see TF_CONFIG in its guide to distributed training.
+
+    Attributes:
+        addresses: task type -> host:port of each task; equal for all members.
+        visible_gpus: what CUDA_VISIBLE_DEVICES becomes; None leaves it alone.
+    """
+
+    addresses: dict[str, list[str]]
+    task_type: Literal["chief", "worker", "ps"]
+    task_index: int
+    visible_gpus: str | None = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this program speaks for the job. Without a task of that type, worker 0 is the chief."""
+        chief = "chief" if "chief" in self.addresses else "worker"
+        return (self.task_type, self.task_index) == (chief, 0)
+
+    @property
+    def tf_config(self) -> str:
+        """The value of TF_CONFIG."""
+        task = {"type": self.task_type, "index": self.task_index}
+        return json.dumps({"cluster": self.addresses, "task": task})
+
+
 class TrainingRequest(_Message):
     """All that the program needs to know; it reads no environment and no store."""
 
@@ -54,6 +85,12 @@ class TrainingRequest(_Message):
     resume_dirs: list[
         Path
     ] = []  # run dirs to look for a checkpoint in, first match wins; own run_dir included
+    cluster: ClusterTask | None = None  # None: the program is alone
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this program writes the run's files: checkpoints, event files, export."""
+        return self.cluster is None or self.cluster.is_chief
 
 
 class StageEntered(_Message):
@@ -147,6 +184,12 @@ class Stopped(_Message):
     checkpoint: str | None = None
 
 
+class Alive(_Message):
+    """A member of a cluster other than the chief runs; sent every second."""
+
+    event: Literal["alive"] = "alive"
+
+
 TrainingEvent = Annotated[
     StageEntered
     | Progress
@@ -157,7 +200,8 @@ TrainingEvent = Annotated[
     | Warned
     | Finished
     | Failed
-    | Stopped,
+    | Stopped
+    | Alive,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[TrainingEvent] = TypeAdapter(TrainingEvent)
@@ -172,6 +216,10 @@ class RunDir:
     @property
     def log(self) -> Path:
         return self.root / "job.log"
+
+    def log_of(self, member: str) -> Path:
+        """The log of a cluster's member that is not the chief, such as worker-1."""
+        return self.root / f"job.{member}.log"
 
     @property
     def spec(self) -> Path:
