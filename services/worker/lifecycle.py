@@ -6,25 +6,28 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from services.worker import causes, memory
+from services.worker import causes, members, memory
+from services.worker.cluster import Cluster
 from services.worker.deadline import RunClock
 from services.worker.inputs import resolve_data_file, resolve_data_files, resolve_source
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
-from services.worker.preloader import Preloader
+from services.worker.preloader import Preloader, Trainer
 from services.worker.protocol import Failed, Finished, RunDir, Stopped, TrainingEvent, TrainingRequest, Warned
 from services.worker.publish import Publisher
 from services.worker.supervision import Ending, StopReason, watch
 from shared.errors import ModelyardError, StaleClaim, Unavailable
 from shared.jobs import AttemptOutcome, Claim, Job, JobError, JobState
 from shared.settings import Settings
-from shared.specs import parse_job
+from shared.specs import TrainJob, parse_job
 from shared.store import Report, Store
 
 RELEASE_TRIES_SECONDS = 60.0
+PORT_TRIES = 5
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +41,7 @@ class Attempts:
     publisher: Publisher
     preloader: Preloader
     stopping: threading.Event  # the worker was told to stop
+    gpus: Callable[[], Sequence[str]] = tuple  # CUDA's names of this machine's GPUs, for a cluster's members
 
     def run(self, job_id: str) -> None:
         """Take the job if it is there to be taken, and see it through to an end or back to the queue."""
@@ -85,6 +89,7 @@ class _Attempt:
         self.run_dir = RunDir(home.runs / self.run_name)
         self.journal = Journal(self._report, metrics=job.metrics, run=job.run)
         self.clock = RunClock(job, claim)
+        self.cluster: Cluster | None = None  # None: a single program
         self.oom_before = 0  # the kernel's count of such kills when the trainer began
 
     def run(self) -> str:
@@ -130,22 +135,36 @@ class _Attempt:
             resume_dirs=resume,
         )
         self.oom_before = causes.oom_kills()
-        trainer = self.parts.preloader.start(request, self.run_dir.log)
+        seats = members.seats(spec.strategy) if isinstance(spec, TrainJob) else []
+        if not seats:
+            return self._watched(self.parts.preloader.start(request, self.run_dir.log))
+        for _ in range(PORT_TRIES):
+            self.cluster = Cluster(
+                self.parts.preloader, request, seats, self.parts.gpus(), self.journal.add
+            )
+            ending = self.cluster.judged(self._watched(self.cluster))
+            if not self.cluster.port_was_taken or ending.stopped_for is not None:
+                break
+            message = "Another program took a port of the cluster first; it is started again at other ports."
+            self.journal.add(Warned(code="port_taken", message=message))
+        return ending
+
+    def _watched(self, program: Trainer | Cluster) -> Ending:
         self.journal.note(
-            start="warm" if trainer.warm else "fresh",
-            trainer_pid=trainer.pid,
+            start="warm" if program.warm else "fresh",
+            trainer_pid=program.pid,
             trainer_started_at=round(time.time(), 3),
         )
         try:
             return watch(
-                trainer,
+                program,
                 on_event=self._on_event,
                 on_tick=self._on_tick,
                 stop_reason=self._stop_reason,
                 grace_seconds=self.settings.grace_seconds,
             )
         finally:
-            trainer.close()
+            program.close()
 
     def _on_event(self, event: TrainingEvent) -> None:
         self.journal.add(event)
@@ -227,6 +246,8 @@ class _Attempt:
             return self.fail(self.clock.error())
         if ending.stopped_for is StopReason.SHUTDOWN or isinstance(ending.last_word, Stopped):
             return self._release(AttemptOutcome.RELEASED, None, counts=False)
+        if self.cluster is not None:
+            return self.fail(self.cluster.crash(ending, oom_before=self.oom_before))
         return self.fail(
             causes.crash(ending.exit_code, oom_before=self.oom_before, log_file=self.run_dir.log)
         )

@@ -26,6 +26,9 @@ EXIT_FINISHED = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 75
 MAX_EVENT_BYTES = 64 * 1024
+# Codes of ``failed`` between a cluster and its supervisor, after which the job is tried again:
+MEMBER_LOST = "member_lost"  # another member does not answer
+PORT_TAKEN = "port_taken"  # somebody else listens at this member's port
 
 
 class _Message(BaseModel):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from services.worker import members
 from services.worker.lifecycle import Attempts
 from services.worker.preloader import Preloader
 from services.worker.publish import Publisher
@@ -26,6 +27,7 @@ from shared.sweeper import Sweeper
 
 BEAT_SECONDS = 5.0
 DEAF_SECONDS = 30.0
+PROBE_SECONDS = 120.0
 log = logging.getLogger(__name__)
 
 
@@ -52,11 +54,13 @@ class Runtime:
             ),
             preloader=self.preloader,
             stopping=self.stopping,
+            gpus=self._gpus,
         )
         self._busy = 0
         self._busy_lock = threading.Lock()
         self._info: dict[str, Any] = {"warm": settings.warm, **_identity()}
         self._done = threading.Event()
+        self._probed = threading.Event()
         self._threads = [
             threading.Thread(target=self._beat, name="heartbeat", daemon=True),
             threading.Thread(target=self._probe, name="probe", daemon=True),
@@ -136,6 +140,13 @@ class Runtime:
             log.info("ready: %s", json.dumps(self._info.get("devices", [])))
         except Exception as error:
             log.warning("can't list devices: %s", error)
+        finally:
+            self._probed.set()
+
+    def _gpus(self) -> list[str]:
+        self._probed.wait(PROBE_SECONDS)
+        found = sum(device.get("type") == "GPU" for device in self._info.get("devices", []))
+        return members.gpu_names(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def _end_leases_of_the_dead(self) -> None:
         """A worker that was killed and started again here need not wait for its own old leases to run out."""

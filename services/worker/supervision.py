@@ -9,15 +9,30 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from pydantic import ValidationError
 
-from services.worker.preloader import Trainer
 from services.worker.protocol import EVENT, MAX_EVENT_BYTES, Failed, Finished, Stopped, TrainingEvent
 
 TICK_SECONDS = 0.1
 LINGER_SECONDS = 10.0  # from the last event to the process' end
 log = logging.getLogger(__name__)
+
+
+class Program(Protocol):
+    """What can be watched: a trainer, or a cluster of them. ``events`` is the readable end of its event pipe."""
+
+    events: int
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask for a checkpoint and an end."""
+
+    def kill(self) -> None:
+        """End it and all it started, now."""
 
 
 class StopReason(Enum):
@@ -38,7 +53,7 @@ class Ending:
     stopped_for: StopReason | None
 
 
-class _Lines:
+class Lines:
     """Splits a pipe's bytes into lines; a line over the limit is dropped, not grown."""
 
     def __init__(self) -> None:
@@ -52,7 +67,7 @@ class _Lines:
 
 
 def watch(
-    trainer: Trainer,
+    trainer: Program,
     *,
     on_event: Callable[[TrainingEvent], None],
     on_tick: Callable[[], None],
@@ -93,7 +108,7 @@ class _Watch:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Program,
         on_event: Callable[[TrainingEvent], None],
         stop_reason: Callable[[], StopReason | None],
         grace_seconds: float,
@@ -105,7 +120,7 @@ class _Watch:
         self._on_event = on_event
         self._stop_reason = stop_reason
         self._grace = grace_seconds
-        self._lines = _Lines()
+        self._lines = Lines()
         self._idle = False
         self._deadline: float | None = None
 
