@@ -53,6 +53,10 @@ CODES: Mapping[str, FailureCode] = MappingProxyType(
         "worker_lost": FailureCode("the worker was not heard of for a whole lease", Retry.ATTEMPTS),
         "trainer_killed": FailureCode("a signal ended the training process", Retry.ATTEMPTS),
         "trainer_crashed": FailureCode("the training process ended without a word", Retry.ATTEMPTS),
+        "member_lost": FailureCode("a process of the job's cluster stopped answering", Retry.ATTEMPTS),
+        "port_taken": FailureCode(
+            "other programs took the cluster's ports, five times", Retry.ATTEMPTS, waits=True
+        ),
         "disk_full": FailureCode(
             "no room for data, a checkpoint, event files, the export or the version",
             Retry.ATTEMPTS,

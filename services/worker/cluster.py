@@ -60,20 +60,16 @@ class Member:
     """One program of a cluster, and what is known about it."""
 
     seat: Seat
+    task: ClusterTask
     request: TrainingRequest
     port: int
+    log_file: Path
     trainer: Trainer
     lines: Lines
     started: float
     heard: float | None = None  # when it last said something
     failed: Failed | None = None
     restarts: int = 0
-
-    @property
-    def task(self) -> ClusterTask:
-        """Its place."""
-        assert self.request.cluster is not None
-        return self.request.cluster
 
     def silent_for(self) -> float:
         """Seconds over the time that it may say nothing; negative while all is well."""
@@ -131,8 +127,7 @@ class Cluster:
         try:
             ports = self._ports.take(len(members))
             for seat, port, task in zip(members, ports, tasks(members, ports, shares), strict=True):
-                place = request.model_copy(update={"cluster": task})
-                self._members.append(self._started(seat, place, port))
+                self._members.append(self._started(seat, task, request, port))
         except BaseException:
             self.close()
             raise
@@ -179,15 +174,13 @@ class Cluster:
         """What the supervisor saw of the chief, seen with what happened to the others: a failure that only says that
         somebody else is gone is no last word, and one that a member told in words is.
         """
+        told = self._loss.failed if self._loss is not None else None
         word = ending.last_word
-        if not _is_noise(word):
-            if word is None and ending.stopped_for is None and self._loss is not None:
-                word = None if _is_noise(self._loss.failed) else self._loss.failed
-            return dataclasses.replace(ending, last_word=word)
-        assert isinstance(word, Failed)
-        self._noise = word
-        told = self._loss.failed if self._loss is not None and not _is_noise(self._loss.failed) else None
-        return dataclasses.replace(ending, last_word=told if ending.stopped_for is None else None)
+        if isinstance(word, Failed) and _is_noise(word):
+            self._noise, word = word, None
+        if word is None and ending.stopped_for is None and told is not None and not _is_noise(told):
+            word = told
+        return dataclasses.replace(ending, last_word=word)
 
     def crash(self, ending: Ending, *, oom_before: int) -> JobError:
         """The error of a cluster that ended without a failure in words; names the member that was lost."""
@@ -214,14 +207,12 @@ class Cluster:
         failed = self._noise if self._loss is None else self._loss.failed
         return failed is not None and failed.code == PORT_TAKEN
 
-    def _started(self, seat: Seat, request: TrainingRequest, port: int) -> Member:
-        log_file = self._log_of(seat, request)
-        trainer = self._starter.start(request, log_file)
+    def _started(self, seat: Seat, task: ClusterTask, request: TrainingRequest, port: int) -> Member:
+        place = request.model_copy(update={"cluster": task})
+        log_file = self._run_dir.log if task.is_chief else self._run_dir.log_of(seat.name)
+        trainer = self._starter.start(place, log_file)
         os.set_blocking(trainer.events, False)
-        return Member(seat, request, port, trainer, Lines(), time.monotonic())
-
-    def _log_of(self, seat: Seat, request: TrainingRequest) -> Path:
-        return self._run_dir.log if request.is_chief else self._run_dir.log_of(seat.name)
+        return Member(seat, task, place, port, log_file, trainer, Lines(), time.monotonic())
 
     def _see_to_others(self, chief_code: int | None) -> None:
         for member in self._others:
@@ -266,7 +257,7 @@ class Cluster:
         if time.monotonic() < member.started + RESTART_PAUSE_SECONDS * member.restarts:
             return member  # one that dies at once is not started ten times a second
         member.trainer.close()
-        fresh = self._started(member.seat, member.request, member.port)
+        fresh = self._started(member.seat, member.task, member.request, member.port)
         fresh.restarts = member.restarts + 1
         self._members[self._members.index(member)] = fresh
         why = "stopped answering" if silent else _in_words(code, member.failed)
@@ -289,7 +280,7 @@ class Cluster:
             member.seat.name,
             code if code is not None else -9,
             silent,
-            self._log_of(member.seat, member.request),
+            member.log_file,
             member.failed,
         )
         self.kill()
@@ -305,7 +296,7 @@ class Cluster:
                 "chief": member.task.is_chief,
                 "pid": member.trainer.pid,
                 "port": member.port,
-                "log": self._log_of(member.seat, member.request).name,
+                "log": member.log_file.name,
                 "gpus": member.task.visible_gpus,
                 "restarts": member.restarts,
             }

@@ -139,9 +139,7 @@ class _Attempt:
         if not seats:
             return self._watched(self.parts.preloader.start(request, self.run_dir.log))
         for _ in range(PORT_TRIES):
-            self.cluster = Cluster(
-                self.parts.preloader, request, seats, self.parts.gpus(), self.journal.add
-            )
+            self.cluster = Cluster(self.parts.preloader, request, seats, self.parts.gpus(), self.journal.add)
             ending = self.cluster.judged(self._watched(self.cluster))
             if not self.cluster.port_was_taken or ending.stopped_for is not None:
                 break

@@ -65,7 +65,7 @@ def share_gpus(members: Sequence[Seat], gpus: Sequence[str]) -> list[str | None]
     if computing > len(gpus):
         raise InvalidInput(
             f"strategy.workers is {computing}, but this worker has {len(gpus)} GPU(s): each needs one of its own.",
-            code="too_few_gpus",
+            code="device_unavailable",
             field="strategy.workers",
             hint=f"Ask for {len(gpus)} worker(s) or fewer.",
         )
