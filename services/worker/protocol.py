@@ -233,6 +233,11 @@ class RunDir:
         return self.root / "checkpoints"
 
     @property
+    def kept(self) -> Path:
+        """What exports and later trainings start from; see ``shared.model_sources``."""
+        return self.root / "kept"
+
+    @property
     def export(self) -> Path:
         """The SavedModel, laid out as the version folder will be."""
         return self.root / "export"

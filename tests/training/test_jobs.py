@@ -42,7 +42,9 @@ def test_images_to_a_served_model(supervisor: Supervisor, digits: Path) -> None:
     np.testing.assert_allclose(answer.numpy().sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(answer, from_files, atol=1e-5)
     manifest = json.loads((job.run_dir / "export/assets.extra/modelyard.json").read_text())
-    assert manifest["input"] == {"kind": "image", "shape": [8, 8, 1], "columns": None, "largest_value": 255.0}
+    assert manifest["input"] == {
+        "kind": "image", "shape": [8, 8, 1], "dtype": "uint8", "columns": None, "largest_value": 255.0,
+    }  # fmt: skip
     assert manifest["signatures"] == finished["signatures"]
 
 

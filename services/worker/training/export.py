@@ -1,12 +1,6 @@
 """The trained model as a SavedModel that takes what a client has, proven before it is handed on.
 
-Signatures, each with one input and one output:
-
-    serving_default  ``image`` float32 [n, height, width, channels] in the data's own range (bytes: 0-255), or
-                     ``features`` float32 [n, ...]; float32, so that whole and fractional JSON numbers both do
-    image_bytes      for images: ``image_bytes`` string [n], PNG or JPEG files; colour, size and range are adapted
-
-The output is ``probabilities`` [n, classes] or ``value`` [n, numbers].
+Which signatures there are, ``signatures`` says.
 """
 
 from __future__ import annotations
@@ -14,6 +8,7 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +17,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from services.worker.training.compiling import Compiled
-from services.worker.training.data.record import Array, TrainingData
+from services.worker.training import signatures
+from services.worker.training.data.record import Array
 from services.worker.training.failures import TrainingFailed
-from services.worker.training.heads import Head
-from services.worker.training.models import input_alias
+from services.worker.training.model_facts import ModelFacts
 
 TOLERANCE = 1e-5
-_PROVEN_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +33,40 @@ class Exported:
     largest_difference: float
 
 
-def output_alias(data: TrainingData) -> str:
-    """The name of the output in all signatures."""
-    return "probabilities" if data.classes is not None else "value"
+def answers_of(model: keras.Model, facts: ModelFacts, rows: Array) -> Array:
+    """What ``model`` answers to ``rows`` as they are served: float32 [n, outputs]."""
+    outputs = model(tf.constant(rows.astype(np.float32)), training=False)
+    return np.asarray(signatures.probabilities(outputs, facts).numpy())
 
 
-def export(model: keras.Model, data: TrainingData, head: Head, compiled: Compiled, target: Path) -> Exported:
+def export(
+    model: keras.Model,
+    facts: ModelFacts,
+    rows: Array,
+    target: Path,
+    names: list[str] | None = None,
+    expected: Array | None = None,
+) -> Exported:
     """Write the SavedModel to ``target``, replacing an earlier one, once it has proven to answer as ``model`` does.
+
+    Args:
+        rows: some rows of the data, on which it is proven.
+        names: of signatures; None: those of a train job.
+        expected: what the original answers to ``rows``; None: what ``model`` does.
 
     Raises:
         TrainingFailed: export_mismatch.
         OSError: the disk is full.
     """
+    possible = signatures.possible(facts)
+    names = [name for name in (names or signatures.TRAINED) if name in possible]
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     staging.chmod(0o755)
     try:
-        _write(model, data, head, compiled, staging)
-        exported = _prove(model, data, compiled, staging)
+        _write(model, facts, names, staging)
+        wanted = answers_of(model, facts, rows) if expected is None else expected
+        exported = _prove(facts, rows, wanted, staging)
         shutil.rmtree(target, ignore_errors=True)
         staging.rename(target)
     finally:
@@ -65,64 +74,34 @@ def export(model: keras.Model, data: TrainingData, head: Head, compiled: Compile
     return exported
 
 
-def _write(model: keras.Model, data: TrainingData, head: Head, compiled: Compiled, folder: Path) -> None:
-    alias, name = input_alias(data), output_alias(data)
-
-    def answer(rows: Any) -> dict[str, Any]:
-        outputs = model(rows, training=False)
-        if compiled.logits:
-            outputs = tf.sigmoid(outputs) if head.units == 1 else tf.nn.softmax(outputs)
-        return {name: tf.cast(outputs, tf.float32)}
-
+def _write(model: keras.Model, facts: ModelFacts, names: list[str], folder: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
-    shape = (None, *data.input_shape)
-    archive.add_endpoint(
-        "serving_default", answer, input_signature=[tf.TensorSpec(shape, tf.float32, name=alias)]
-    )
-    if data.input_kind == "image":
-        scale = data.pixel_scale / 255.0
-
-        def from_bytes(image_bytes: Any) -> dict[str, Any]:
-            return answer(decoded(image_bytes, data.input_shape, scale))
-
-        archive.add_endpoint(
-            "image_bytes", from_bytes, input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
-        )
+    for name, endpoint in signatures.endpoints(model, facts, names).items():
+        archive.add_endpoint(name, endpoint.call, input_signature=endpoint.inputs)
     archive.write_out(str(folder), verbose=False)
+    methods = {name: method for name, method in signatures.METHODS.items() if name in names}
+    if methods:
+        updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
+        for name, method in methods.items():
+            updater.replace_method_name(signature_key=name, method_name=method)
+        updater.save()
 
 
-def decoded(files: Any, shape: tuple[int, ...], scale: float) -> Any:
-    """Image files, string [n], as float32 [n, *shape] with values up to 255 times ``scale``."""
-    height, width, channels = shape
-
-    def one(file: Any) -> Any:
-        pixels = tf.io.decode_image(file, channels=channels, expand_animations=False)
-        pixels.set_shape([None, None, channels])
-        resized = tf.image.resize(tf.cast(pixels, tf.float32), [height, width], antialias=True)
-        return tf.ensure_shape(resized, shape) * scale
-
-    return tf.map_fn(one, files, fn_output_signature=tf.TensorSpec(shape, tf.float32))
-
-
-def _prove(model: keras.Model, data: TrainingData, compiled: Compiled, folder: Path) -> Exported:
-    loaded = tf.saved_model.load(str(folder))
-    rows = (data.test if data.test is not None else data.train).x[:_PROVEN_ROWS]
-    floats = rows.astype(np.float32)
-    expected = np.asarray(model(tf.constant(floats), training=False))
-    if compiled.logits:
-        expected = _probabilities(expected)
-    name = output_alias(data)
-    answers = {
-        "serving_default": loaded.signatures["serving_default"](**{input_alias(data): tf.constant(floats)})[
-            name
-        ]
-    }
-    if rows.dtype == np.uint8 and data.input_kind == "image":
-        files = tf.constant([_png(row) for row in rows])
-        answers["image_bytes"] = loaded.signatures["image_bytes"](image_bytes=files)[name]
+def difference(answer: Array, expected: Array) -> float:
+    """The largest difference of any number, relative to the largest one expected (1 at least)."""
     scale = max(1.0, float(np.abs(expected).max()))
-    worst = max(float(np.abs(np.asarray(answer) - expected).max()) for answer in answers.values()) / scale
+    return float(np.abs(answer - expected).max()) / scale
+
+
+def _prove(facts: ModelFacts, rows: Array, expected: Array, folder: Path) -> Exported:
+    loaded = tf.saved_model.load(str(folder))
+    proof = _Proof(facts, rows, expected)
+    worst = 0.0
+    for name, signature in loaded.signatures.items():
+        found = getattr(proof, name)(signature)
+        if found is not None:
+            worst = max(worst, found)
     # a model trained on with on_nan=continue may answer NaN; so must its export
     if not worst <= TOLERANCE and np.isfinite(expected).all():
         raise TrainingFailed(
@@ -133,13 +112,84 @@ def _prove(model: keras.Model, data: TrainingData, compiled: Compiled, folder: P
     return Exported(signatures=_describe(loaded.signatures), largest_difference=worst)
 
 
-def _probabilities(logits: Array) -> Array:
-    if logits.shape[1] == 1:
-        return np.asarray(tf.sigmoid(logits))
-    return np.asarray(tf.nn.softmax(logits))
+class _Proof:
+    """How far each signature's answers are from what is expected; None where the rows can't be sent that way."""
+
+    def __init__(self, facts: ModelFacts, rows: Array, expected: Array) -> None:
+        self._facts = facts
+        self._rows = rows
+        self._expected = expected
+        self._floats = tf.constant(rows.astype(np.float32))
+
+    def serving_default(self, signature: Callable[..., Any]) -> float:
+        return self._numbers(signature(**{self._facts.input_alias: self._floats}))
+
+    def pixels(self, signature: Callable[..., Any]) -> float:
+        return self._numbers(signature(**{self._facts.input_alias: tf.constant(self._rows)}))
+
+    def image_bytes(self, signature: Callable[..., Any]) -> float | None:
+        if self._rows.dtype != np.uint8:
+            return None
+        return self._numbers(signature(image_bytes=tf.constant([png(row) for row in self._rows])))
+
+    def class_names(self, signature: Callable[..., Any]) -> float:
+        answer = signature(**{self._facts.input_alias: self._floats})
+        scores = self._scores()
+        classes = np.array(self._facts.classes or [])
+        found = np.array([name.decode() for name in answer["class"].numpy()])
+        # of two equal scores either may come first
+        chosen = scores[np.arange(len(scores)), [int(np.flatnonzero(classes == name)[0]) for name in found]]
+        return max(difference(chosen, scores.max(axis=1)), difference(answer["probability"].numpy(), chosen))
+
+    def classify(self, signature: Callable[..., Any]) -> float | None:
+        examples = self._examples()
+        if examples is None:
+            return None
+        answer = signature(inputs=tf.constant(examples))
+        names = [name.decode() for name in answer["classes"].numpy()[0]]
+        if names != self._facts.classes:
+            return float("inf")
+        return difference(answer["scores"].numpy(), self._scores())
+
+    def regress(self, signature: Callable[..., Any]) -> float | None:
+        examples = self._examples()
+        if examples is None:
+            return None
+        return difference(signature(inputs=tf.constant(examples))["outputs"].numpy(), self._expected[:, 0])
+
+    def _numbers(self, answer: Any) -> float:
+        return difference(answer[self._facts.output_alias].numpy(), self._expected)
+
+    def _scores(self) -> Array:
+        if self._facts.outputs == 1:
+            return np.concatenate([1.0 - self._expected, self._expected], axis=1)
+        return self._expected[:, : len(self._facts.classes or ())]
+
+    def _examples(self) -> list[bytes] | None:
+        if self._facts.input_kind == "image" and self._rows.dtype != np.uint8:
+            return None
+        return [example(row, self._facts) for row in self._rows]
 
 
-def _png(row: Array) -> bytes:
+def example(row: Array, facts: ModelFacts) -> bytes:
+    """One row as the serialized tf.Example that ``classify`` and ``regress`` take."""
+
+    def floats(values: Any) -> Any:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    if facts.input_kind == "image":
+        feature = {
+            signatures.IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[png(row)]))
+        }
+    elif signatures.by_column(facts):
+        feature = {name: floats([value]) for name, value in zip(facts.columns or (), row, strict=True)}
+    else:
+        feature = {signatures.ROW_FEATURE: floats(row.ravel())}
+    return bytes(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+def png(row: Array) -> bytes:
+    """A uint8 image [height, width, 1, 3 or 4] as a PNG file."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -147,13 +197,13 @@ def _png(row: Array) -> bytes:
     return out.getvalue()
 
 
-def _describe(signatures: Any) -> dict[str, Any]:
+def _describe(found: Any) -> dict[str, Any]:
     return {
         name: {
             "inputs": {alias: _spec(spec) for alias, spec in signature.structured_input_signature[1].items()},
             "outputs": {alias: _spec(spec) for alias, spec in signature.structured_outputs.items()},
         }
-        for name, signature in signatures.items()
+        for name, signature in found.items()
         if not name.startswith("__")
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, field
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,9 +12,11 @@ from services.worker.protocol import Finished, RunDir, StageEntered, TrainingReq
 from services.worker.training import (
     compiling,
     devices,
+    ending,
     footprint,
     heads,
-    manifest,
+    kept,
+    model_facts,
     models,
     runtime,
     state,
@@ -27,10 +28,8 @@ from services.worker.training.data.order import Order
 from services.worker.training.data.record import TrainingData
 from services.worker.training.device_plan import Plan
 from services.worker.training.emitter import Emitter
-from services.worker.training.export import export
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.fit import Training, evaluate
-from services.worker.training.heads import Head
 from services.worker.training.state import State
 from services.worker.training.steps import Steps, as_tensor
 from services.worker.training.stopping import StopSignal
@@ -80,9 +79,17 @@ class Run:
         if data.pipeline is not None and isinstance(steps, StreamedSteps):
             steps.pipeline = data.pipeline
         self._note_model(model, compiled, steps)
+        facts = model_facts.of_training(data, head, compiled)
+        golden = kept.golden_rows(data)
+        kept.begin(run_dir.kept, model, facts, golden, job=self.request.job_id)
         training = self._train(job, data, model, steps, run_dir)
         metrics = self._evaluate(data, steps, training)
-        return self._export(data, model, head, compiled, metrics, training)
+        self._stage("exporting")
+        finished = ending.end(self.request, job, model, facts, golden, metrics, self.emit)
+        self.timings.mark("exported")
+        self.emit.note(timings=self.timings.marks)
+        place = training.position
+        return finished.model_copy(update={"epochs": place.epoch, "steps": place.total})
 
     def note_gpu_memory(self) -> None:
         """Tell how large the GPUs are, once one was too small."""
@@ -172,37 +179,6 @@ class Run:
         metrics = {f"test_{name}": value for name, value in logs.items()}
         print("test: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), flush=True)  # noqa: T201 - job log
         return metrics
-
-    def _export(
-        self,
-        data: TrainingData,
-        model: keras.Model,
-        head: Head,
-        compiled: Compiled,
-        metrics: dict[str, float],
-        training: Training,
-    ) -> Finished:
-        self._stage("exporting")
-        target = training.run_dir.export
-        exported = export(model, data, head, compiled, target)
-        facts: dict[str, Any] = {
-            "job": self.request.job_id,
-            "signatures": exported.signatures,
-            "metrics": metrics,
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-            "outputs_were_logits": compiled.logits,
-        }
-        manifest.write(target, data, **facts)
-        self.timings.mark("exported")
-        self.emit.note(timings=self.timings.marks, export={"largest_difference": exported.largest_difference})
-        return Finished(
-            metrics=metrics,
-            export_dir=target.name,
-            signatures=exported.signatures,
-            classes=data.classes,
-            epochs=training.position.epoch,
-            steps=training.position.total,
-        )
 
 
 def _order(job: TrainJob, data: TrainingData, replicas: int) -> Order:

@@ -1,0 +1,113 @@
+"""What lies beside a published SavedModel in ``assets.extra/``, to make it fast to serve and provable.
+
+    tf_serving_warmup_requests     TensorFlow Serving's own: recorded requests that a server runs before it is ready
+    modelyard/golden.npz           ``rows`` as the data have them, and the training program's own float32 ``answers``
+    modelyard/golden.json          which signature they are of: {"signature", "input", "output", "tolerance"}
+    modelyard/litert/model.tflite  the numeric signatures in LiteRT
+    modelyard/litert.json          {"signatures": {name: {"file", "sha256", "inputs", "outputs"}}, "largest_difference"}
+    modelyard/model.keras, ...     what a run keeps (``kept``), so that the version can be trained on
+
+None of it is needed to serve the version: what can't be written is a warning, never the job's end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from services.worker.training import litert
+from services.worker.training.export import TOLERANCE, difference
+from services.worker.training.failures import explain
+from services.worker.training.kept import Golden, in_place, write_json
+from services.worker.training.model_facts import ModelFacts
+
+FOLDER = Path("assets.extra") / "modelyard"
+WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+_WARMUP_BATCHES = (1, 8)
+Warn = Callable[[str, str], None]
+
+
+def write(
+    export_dir: Path, facts: ModelFacts, golden: Golden, signatures: dict[str, Any], warn: Warn
+) -> None:
+    """Write all of it into a finished export; ``golden`` has the answers."""
+    parts: dict[str, Callable[[], None]] = {
+        "warm-up requests": lambda: warmup_requests(export_dir, facts, golden),
+        "golden requests": lambda: golden_notes(export_dir, facts),
+        "LiteRT conversion": lambda: litert_model(export_dir, facts, golden, signatures),
+    }
+    for what, part in parts.items():
+        try:
+            part()
+        except Exception as error:  # a convenience must not cost a job its result
+            warn("beside_missing", f"The version has no {what}: {explain(error).message}")
+
+
+def warmup_requests(export_dir: Path, facts: ModelFacts, golden: Golden) -> None:
+    """A predict request of one row and one of eight, on the default signature.
+
+    Raises:
+        ImportError: tensorflow-serving-api, which has the messages, is not installed.
+    """
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    def write_to(path: Path) -> None:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for count in _WARMUP_BATCHES:
+                request = predict_pb2.PredictRequest()
+                request.model_spec.signature_name = "serving_default"
+                rows = golden.rows[:count].astype(np.float32)
+                request.inputs[facts.input_alias].CopyFrom(tf.make_tensor_proto(rows))
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
+                writer.write(log.SerializeToString())
+
+    in_place(export_dir / WARMUP, write_to)
+
+
+def golden_notes(export_dir: Path, facts: ModelFacts) -> None:
+    """Say what the arrays of ``golden.npz``, which lies there already, are."""
+    notes = {
+        "signature": "serving_default",
+        "input": facts.input_alias,
+        "output": facts.output_alias,
+        "tolerance": TOLERANCE,
+    }
+    write_json(export_dir / FOLDER / "golden.json", notes)
+
+
+def litert_model(export_dir: Path, facts: ModelFacts, golden: Golden, signatures: dict[str, Any]) -> None:
+    """Convert the numeric signatures, and keep the result if it answers as training did.
+
+    Raises:
+        TrainingFailed: format_not_possible.
+        ValueError: it answers something else.
+    """
+    names = [name for name in litert.NUMERIC if name in signatures]
+    content = litert.convert(export_dir, names)
+    answers = golden.answers
+    if answers is None:
+        raise ValueError("no golden answers to compare with")
+    worst = max(difference(litert.Runner(content, name)(golden.rows), answers) for name in names)
+    if not worst <= TOLERANCE:
+        raise ValueError(f"its answers differ by {worst:.2g}")
+    path = export_dir / FOLDER / "litert" / "model.tflite"
+    in_place(path, lambda place: place.write_bytes(content))
+    described = {
+        "file": "litert/model.tflite",
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_json(
+        export_dir / FOLDER / "litert.json",
+        {
+            "format": 1,
+            "signatures": {name: {**described, **signatures[name]} for name in names},
+            "largest_difference": worst,
+        },
+    )
