@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from services.worker.training import keras_config
+from services.worker.training import augmentation, columns, keras_config
 from services.worker.training.data.moments import mean_and_variance
 from services.worker.training.data.record import TrainingData
 from services.worker.training.failures import TrainingFailed, explain, model_invalid, shorten
@@ -52,7 +52,7 @@ def _from_builder(spec: BuilderModel, data: TrainingData) -> keras.Model:
     params = spec.typed_params()
     inputs = keras.Input(data.input_shape, name=input_alias(data))
     outputs = inputs
-    for layer in preprocessing(spec.preprocessing, data):
+    for layer in [*augmentation.layers(data), *preprocessing(spec.preprocessing, data)]:
         outputs = layer(outputs)
     layers = _lenet5(data) if isinstance(params, Lenet5Params) else _mlp(params)
     for layer in [*layers, _head(data)]:
@@ -104,13 +104,18 @@ def preprocessing(kind: str, data: TrainingData) -> list[keras.Layer]:
 
     rescale: bytes are divided by 255, other images by the largest training value (if it is over 1).
     normalize: each column by mean and variance of the training rows, which become part of the model.
+    Either also makes categories of a table one-hot rows or embeddings; with none their codes come as they are.
     """
     if kind == "auto":
         kind = {"image": "rescale", "tabular": "normalize", "tensor": "none"}[data.input_kind]
     if kind == "rescale":
+        if data.table is not None:
+            return [columns.encoder(data.table, data.train.x, normalize=False)]
         scale = data.pixel_scale
         return [keras.layers.Rescaling(1.0 / scale, name="rescale")] if scale != 1.0 else []
     if kind == "normalize":
+        if data.table is not None:
+            return [columns.encoder(data.table, data.train.x, normalize=True)]
         mean, variance = mean_and_variance(data.train.x)
         variance[variance == 0] = 1.0  # a constant column carries nothing; it must not become NaN either
         return [keras.layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), name="normalize")]
@@ -119,8 +124,10 @@ def preprocessing(kind: str, data: TrainingData) -> list[keras.Layer]:
 
 def _from_config(spec: KerasConfigModel, data: TrainingData) -> keras.Model:
     inner = keras_config.read(spec.keras_config)
-    reshape = keras_config.fit_input(inner, data.input_shape)
-    before: list[Any] = preprocessing(spec.preprocessing, data)
+    before: list[Any] = [*augmentation.layers(data), *preprocessing(spec.preprocessing, data)]
+    encoders = [layer for layer in before if isinstance(layer, keras.Model)]
+    shape = tuple(encoders[0].output_shape[1:]) if encoders else data.input_shape
+    reshape = keras_config.fit_input(inner, shape)
     if reshape is not None:
         before.append(keras.layers.Reshape(reshape, name="as_model_expects"))
     if not before and keras_config.is_plain(inner):

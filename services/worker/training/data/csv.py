@@ -1,35 +1,52 @@
-"""CSV files: a header row, numeric feature columns, one label column.
+"""CSV files: a header row, feature columns, one label column.
 
-A fast reader (pyarrow, a million rows in about a second) takes files that are in order. One that is not is read
-again, slowly, by a reader that can say which line and which column to mend.
+A fast reader (pyarrow, a million rows in about a second) takes files of plain numbers. Others are examined first, and
+read column by column (``csv_table``), which can say which line and which column to mend.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.worker.training.data import checks
-from services.worker.training.data.record import Array, Rows, Task, TrainingData
-from services.worker.training.failures import data_invalid
+from services.worker.training.data import checks, decoded, placement
+from services.worker.training.data.record import Array, RowArray, Rows, Task, TrainingData
+from services.worker.training.failures import data_invalid, shorten
 from shared.specs import CsvDataset
 
-_LARGEST = float(np.finfo(np.float32).max)
+if TYPE_CHECKING:
+    from services.worker.training.data.csv_table import Matrix
+    from services.worker.training.data.table import Column
 
 
-def load(spec: CsvDataset, path: Path, *, fingerprint: str, loss: str | None) -> TrainingData:
+def load(
+    spec: CsvDataset, path: Path, cache_dir: Path, *, fingerprint: str, loss: str | None
+) -> TrainingData:
     """All rows of the file, checked; text labels become classes in alphabetical order.
 
     Raises:
-        TrainingFailed: data_invalid, naming line and column.
+        TrainingFailed: data_invalid, naming line and column; disk_full.
     """
     features = _features(spec, _header(spec, path))
-    x, labels = _read_fast(spec, path, features) or _read_slow(spec, path, features)
+    table: tuple[Column, ...] | None = None
+    x: RowArray
+    # a matrix takes no more than its text, as a rule
+    in_memory = placement.kept_in_memory(spec.cache, path.stat().st_size)
+    plain = spec.missing == "refuse" and not spec.columns
+    found = _read_fast(spec, path, features) if plain and in_memory else None
+    if found is not None:
+        x, labels = found
+    else:
+        x, labels, table = _read_table(spec, path, features, cache_dir, fingerprint, in_memory=in_memory)
+        features = [column.name for column in table]
+        if all(column.kind == "numeric" for column in table) and plain:
+            table = None
     y, task, classes = _targets(spec, labels, loss)
     return TrainingData(
         train=Rows(x, y),
@@ -41,7 +58,57 @@ def load(spec: CsvDataset, path: Path, *, fingerprint: str, loss: str | None) ->
         columns=features,
         fingerprint=fingerprint,
         source=f"csv {spec.csv}",
+        table=table,
     )
+
+
+def _read_table(
+    spec: CsvDataset, path: Path, features: list[str], cache_dir: Path, fingerprint: str, *, in_memory: bool
+) -> tuple[RowArray, Array, tuple[Column, ...]]:
+    """The matrix in memory or on disk, the labels, and what the columns are."""
+    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
+
+    from services.worker.training.data import csv_table
+
+    try:
+        matrix = csv_table.examine(spec, path, features)
+        if in_memory:
+            blocks: list[Array] = []
+            labels = csv_table.read(spec, path, matrix, blocks.append)
+            return np.concatenate(blocks), _as_numbers(labels), matrix.table
+        x, labels = _read_to_disk(spec, path, matrix, cache_dir, fingerprint)
+        return x, _as_numbers(labels), matrix.table
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        _find_fault(spec, path)
+        raise data_invalid(f"the file can't be read as csv: {shorten(str(error), 300)}") from error
+
+
+def _read_to_disk(
+    spec: CsvDataset, path: Path, matrix: Matrix, cache_dir: Path, fingerprint: str
+) -> tuple[RowArray, list[str]]:
+    from services.worker.training.data import csv_table
+
+    options = hashlib.sha256(repr((fingerprint, spec.delimiter, spec.label, matrix)).encode()).hexdigest()
+    folder = cache_dir / "csv" / options[:32]
+    kept = decoded.read(folder)
+    if kept is None:
+        decoded.require_room(folder, matrix.rows * len(matrix.table) * 4)
+        with decoded.Writer(folder) as writer:
+            labels = csv_table.read(spec, path, matrix, lambda x: writer.append(x=x))
+            writer.finish({})
+        kept = decoded.must_read(folder)
+    else:
+        labels = csv_table.read(spec, path, matrix, lambda _: None)
+    return kept[0]["x"], labels
+
+
+def _as_numbers(labels: list[str]) -> Array:
+    """float64 [N] if all are numbers, else text [N]."""
+    texts = np.asarray(labels, dtype=np.str_)
+    try:
+        return texts.astype(np.float64)
+    except ValueError:
+        return texts
 
 
 def _header(spec: CsvDataset, path: Path) -> list[str]:
@@ -74,12 +141,10 @@ def _features(spec: CsvDataset, header: list[str]) -> list[str]:
 
 
 def _read_fast(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array, Array] | None:
-    """float32 [N, F] and the labels, as float64 or text [N]; None if the slow reader must have a look."""
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
-        from pyarrow import csv as arrow
-    except ImportError:
-        return None
+    """float32 [N, F] and the labels, as float64 or text [N]; None if a closer look is needed."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
     try:
         table = arrow.read_csv(
             path,
@@ -107,36 +172,18 @@ def _read_fast(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array
         return x, np.asarray(labels.to_pylist(), dtype=np.str_)
 
 
-def _read_slow(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array, Array]:
-    """As ``_read_fast``, with Python's own reader, which knows lines.
+def _find_fault(spec: CsvDataset, path: Path) -> None:
+    """Read line by line, for the first thing that is wrong.
 
     Raises:
-        TrainingFailed: for the first thing that is wrong.
+        TrainingFailed: data_invalid with the line; none if Python's reader finds nothing amiss.
     """
-    x: list[list[float]] = []
-    labels: list[str] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=spec.delimiter)
-        rows = _lines(reader)
+        rows = _lines(csv.reader(file, delimiter=spec.delimiter))
         _, header = next(rows)
-        where = [header.index(name) for name in features]
-        label_at = header.index(spec.label)
         for line, row in rows:
-            if not row:
-                continue
-            if len(row) != len(header):
+            if row and len(row) != len(header):
                 raise data_invalid(f"line {line} has {len(row)} fields where the header has {len(header)}")
-            x.append([_number(row[index], line, name) for index, name in zip(where, features, strict=True)])
-            if not row[label_at].strip():
-                raise data_invalid(f"line {line}: the label column {spec.label!r} is empty")
-            labels.append(row[label_at])
-    if not x:
-        raise data_invalid("the file has a header but no rows")
-    texts = np.asarray(labels, dtype=np.str_)
-    try:
-        return np.asarray(x, np.float32), texts.astype(np.float64)
-    except ValueError:
-        return np.asarray(x, np.float32), texts
 
 
 def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -152,31 +199,6 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
                 f"line {line} can't be read: {error}", "Save the file as UTF-8 text."
             ) from error
         yield getattr(reader, "line_num", 0), row
-
-
-def _number(text: str, line: int, column: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        _bad_number(text, line, column)
-    if not abs(value) <= _LARGEST:
-        raise data_invalid(
-            f"line {line}, column {column!r}: {text.strip()!r} is not a finite number",
-            "Fill in or drop missing values first.",
-        )
-    return value
-
-
-def _bad_number(text: str, line: int, column: str) -> NoReturn:
-    if not text.strip():
-        raise data_invalid(
-            f"line {line}, column {column!r}: the value is missing",
-            "Fill in or drop missing values, or leave the column out with dataset.features.",
-        ) from None
-    raise data_invalid(
-        f"line {line}, column {column!r}: {text[:80]!r} is not a number",
-        "Encode text as numbers, or leave the column out with dataset.features.",
-    ) from None
 
 
 def _targets(spec: CsvDataset, labels: Array, loss: str | None) -> tuple[Array, Task, list[str] | None]:

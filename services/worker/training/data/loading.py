@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.worker.training.data import checks, csv, npz, placement, splits
+from services.worker.training.data import checks, csv, npz, placement, splits, table
 from services.worker.training.data.record import Rows, TrainingData
 from services.worker.training.failures import TrainingFailed, data_invalid
 from shared.specs import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from services.worker.training.emitter import Emitter
 
 _VALIDATION, _TEST = 1, 2
+SHOWN_COLUMNS = 100
 
 
 def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitter) -> TrainingData:
@@ -50,7 +51,12 @@ def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitte
         data = tfrecord.load(spec, request.data_files, request.cache_dir, emit=emit, loss=loss)
     else:
         data = _from_file(spec, request, loss)
-    data = _split(placement.placed(data, spec), spec, fit.seed)
+    data = table.filled(_split(placement.placed(data, spec), spec, fit.seed))
+    if data.table is not None:
+        data = replace(
+            data, notes={**data.notes, "columns": [column.facts() for column in data.table[:SHOWN_COLUMNS]]}
+        )
+    data = replace(data, augment=tuple(spec.augment))
     checks.batch_fits(data, fit.batch_size)
     return data
 
@@ -64,7 +70,7 @@ def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: st
     fingerprint = f"sha256:{digest.removeprefix('sha256:')}"
     if isinstance(spec, NpzDataset):
         return npz.load(spec, path, fingerprint=fingerprint, loss=loss)
-    return csv.load(spec, path, fingerprint=fingerprint, loss=loss)
+    return csv.load(spec, path, request.cache_dir, fingerprint=fingerprint, loss=loss)
 
 
 def _data_file(request: TrainingRequest) -> Path:

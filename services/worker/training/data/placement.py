@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from services.worker.memory import available_bytes
 from services.worker.training.data.record import Rows, TrainingData
 from services.worker.training.data.row_file import RowFile
 from shared.specs.dataset_options import DatasetOptions
@@ -31,22 +30,7 @@ def kept_in_memory(cache: bool | Literal["auto"], size: int) -> bool:
     """``auto``: what is small, or takes less than half of what is free."""
     if cache != "auto":
         return cache
-    return size <= SMALL_BYTES or size < SHARE * free_memory()
-
-
-def free_memory() -> int:
-    """Bytes that can be had without swapping, of the machine and of this process' control group."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError, IndexError):
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-        folder = Path("/sys/fs/cgroup") / group
-        limit = int((folder / "memory.max").read_text())
-        free = min(free, limit - int((folder / "memory.current").read_text()))
-    return max(0, free)
+    return size <= SMALL_BYTES or size < SHARE * available_bytes()
 
 
 def _on_disk(rows: Rows) -> Rows:

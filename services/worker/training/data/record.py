@@ -9,8 +9,10 @@ import numpy as np
 
 from services.worker.training.data.row_file import Array, RowArray, RowFile, chunks_of
 from shared.specs.dataset_options import PipelineSpec
+from shared.specs.fit import KerasObject
 
 if TYPE_CHECKING:
+    from services.worker.training.data.table import Column
     from services.worker.training.pixels import Pixels
 
 __all__ = ["Array", "InputKind", "RowArray", "RowFile", "Rows", "Task", "TrainingData"]
@@ -64,6 +66,10 @@ class TrainingData:
     columns: list[str] | None
     fingerprint: str  # "sha256:..." of the file, or of the decoded arrays
     source: str
+    table: tuple[Column, ...] | None = (
+        None  # what the columns of a matrix mean, where they are not plain numbers
+    )
+    augment: tuple[KerasObject, ...] = ()  # layers that change rows in training only
     pixels: Pixels | None = None  # how encoded images became rows, where they did
     pipeline: PipelineSpec | None = None  # how rows are read batch by batch; None: they are kept as tensors
     notes: dict[str, Any] = field(default_factory=dict)  # what else the job shows about its data

@@ -25,7 +25,8 @@ class RowFile:
     """An array [N, ...] in a file, C-contiguous; looks like a NumPy array to those who slice it. Thread-safe.
 
     ``dtype`` and ``row_shape`` are what reading gives; what lies in the file may have another dtype, and the same
-    values a row in another shape. ``index`` (int64 [N]) picks rows of the file; None is all of them.
+    values a row in another shape. ``index`` (int64 [N]) picks rows of the file; None is all of them. ``fill`` ([last
+    axis]) is read in place of NaN.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class RowFile:
         row_shape: tuple[int, ...],
         dtype: np.dtype[Any] | None = None,
         index: Array | None = None,
+        fill: Array | None = None,
     ) -> None:
         self.path, self._offset, self._stored, self._stored_rows = path, offset, stored, rows
         self.dtype = np.dtype(dtype if dtype is not None else stored)
-        self._index = index
+        self._index, self._fill = index, fill
         self.shape = (rows if index is None else len(index), *row_shape)
         self._values = int(np.prod(row_shape, dtype=np.int64))
         self._row_bytes = self._values * stored.itemsize
@@ -103,8 +105,10 @@ class RowFile:
         """The rows of these numbers or truth values, still on disk."""
         return self._like(index=self._numbers(rows))
 
-    def viewed(self, *, row_shape: tuple[int, ...] | None = None, dtype: Any = None) -> RowFile:
-        """The same rows, read in another shape or dtype."""
+    def viewed(
+        self, *, row_shape: tuple[int, ...] | None = None, dtype: Any = None, fill: Array | None = None
+    ) -> RowFile:
+        """The same rows, read in another shape or dtype, or with something in place of NaN."""
         found = self._like(index=self._index)
         if row_shape is not None:
             if int(np.prod(row_shape, dtype=np.int64)) != self._values:
@@ -112,6 +116,8 @@ class RowFile:
             found.shape = (len(self), *row_shape)
         if dtype is not None:
             found.dtype = np.dtype(dtype)
+        if fill is not None:
+            found._fill = fill
         return found
 
     def chunks(self) -> Iterator[Array]:
@@ -127,6 +133,7 @@ class RowFile:
             row_shape=self.shape[1:],
             dtype=self.dtype,
             index=index,
+            fill=self._fill,
         )
 
     def _numbers(self, rows: Array) -> Array:
@@ -155,7 +162,10 @@ class RowFile:
 
     def _given(self, raw: Array) -> Array:
         with np.errstate(over="ignore"):  # a double may be too large for a float: the checks say so
-            return raw.reshape(len(raw), *self.shape[1:]).astype(self.dtype, copy=False)
+            rows = raw.reshape(len(raw), *self.shape[1:]).astype(self.dtype, copy=False)
+        if self._fill is not None:
+            np.copyto(rows, self._fill, where=np.isnan(rows))
+        return rows
 
     def _read(self, target: Array, place: int) -> None:
         done, descriptor = 0, self._descriptor()

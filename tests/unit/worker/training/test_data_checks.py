@@ -28,7 +28,7 @@ def load_npz(
 def load_csv(tmp_path: Path, text: str, loss: str | None = None, **spec: Any) -> TrainingData:
     (tmp_path / "d.csv").write_bytes(text.encode())
     dataset = CsvDataset.model_validate({"csv": "ds_x", "label": "y", **spec})
-    return csv.load(dataset, tmp_path / "d.csv", fingerprint="sha256:0", loss=loss)
+    return csv.load(dataset, tmp_path / "d.csv", tmp_path / "cache", fingerprint="sha256:0", loss=loss)
 
 
 @pytest.mark.parametrize(

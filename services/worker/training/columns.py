@@ -1,0 +1,78 @@
+"""The raw-column front end of a model that was trained on a table: what it takes from clients, and what it does inside.
+
+Training happens on a float32 matrix [rows, columns], numeric columns first, then the codes of the categorical ones.
+``encoder`` is the model's own first part: numbers are normalized, codes become one-hot rows or embeddings.
+``with_raw_inputs`` is put before the model when it is saved or exported: one named input a column, looked up by Keras'
+own layers, so that a client sends ``{"age": 41.0, "color": "red"}``. A value that training has not seen gets code 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from services.worker.training.data.moments import mean_and_variance
+from services.worker.training.data.record import RowArray
+from services.worker.training.data.table import Column
+
+
+def encoder(table: Sequence[Column], x: RowArray, *, normalize: bool) -> keras.Model:
+    """A model from the matrix [batch, columns] to what a dense layer can use, [batch, width].
+
+    Args:
+        table: the matrix' columns.
+        x: the training rows, whose numeric columns give mean and variance.
+        normalize: False leaves numbers as they are.
+    """
+    layers = keras.layers
+    inputs = keras.Input((len(table),), name="columns")
+    numbers = sum(column.kind != "categorical" for column in table)
+    parts: list[Any] = []
+    if numbers:
+        block = inputs[:, :numbers]
+        if normalize:
+            mean, variance = (part[:numbers] for part in mean_and_variance(x))
+            variance[variance == 0] = 1.0  # a constant column carries nothing; it must not become NaN either
+            block = layers.Normalization(mean=mean.tolist(), variance=variance.tolist(), name="normalize")(
+                block
+            )
+        parts.append(block)
+    for index, column in enumerate(table[numbers:], start=numbers):
+        codes, count = inputs[:, index], len(column.values) + 1
+        if column.encoding == "embedding":
+            parts.append(layers.Embedding(count, column.dimensions, name=f"{column.alias}_embedding")(codes))
+        else:
+            one_hot = layers.CategoryEncoding(count, output_mode="one_hot", name=f"{column.alias}_one_hot")
+            parts.append(one_hot(codes))
+    outputs = layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
+    return keras.Model(inputs, outputs, name="encode")
+
+
+def with_raw_inputs(model: keras.Model, table: Sequence[Column]) -> keras.Model:
+    """``model``, whose input is the matrix, behind one input [batch] a column, named by the columns' aliases.
+
+    Inputs are float32 (NaN where a number is missing), bool, string, or int64 (categories that are whole numbers).
+    """
+    inputs = {column.alias: keras.Input((), dtype=column.dtype, name=column.alias) for column in table}
+    numbers = [_number(column, inputs[column.alias]) for column in table]
+    return keras.Model(inputs, model(keras.ops.stack(numbers, axis=1)), name=f"{model.name}_of_columns")
+
+
+def input_signature(table: Sequence[Column]) -> dict[str, Any]:
+    """A ``TensorSpec`` for each input of ``with_raw_inputs``, by alias."""
+    return {
+        column.alias: tf.TensorSpec((None,), getattr(tf, column.dtype), name=column.alias) for column in table
+    }
+
+
+def _number(column: Column, raw: Any) -> Any:
+    layers, ops = keras.layers, keras.ops
+    if column.kind == "categorical":
+        lookup = layers.StringLookup if column.dtype == "string" else layers.IntegerLookup
+        return ops.cast(lookup(vocabulary=list(column.values), name=f"{column.alias}_lookup")(raw), "float32")
+    if column.kind == "boolean":
+        return ops.cast(raw, "float32")
+    return raw if column.fill is None else ops.where(ops.isnan(raw), column.fill, raw)
