@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     allowed_paths: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Folders whose files a job may name by path, separated by ':'. Default: none."
     )
+    code_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Folders with builders of your own (docs/user-code.md), separated by ':'. Default: none.",
+    )
     slots: int = Field(1, ge=1, le=64, description="Jobs a worker runs at once.")
     lease_seconds: float = Field(
         30.0, gt=0, description="A running job not heard of for so long is run again."
@@ -53,7 +57,7 @@ class Settings(BaseSettings):
     warm: bool = Field(True, description="Fork trainers from a process that has TensorFlow loaded.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("allowed_paths", mode="before")
+    @field_validator("allowed_paths", "code_dirs", mode="before")
     @classmethod
     def _split_paths(cls, value: object) -> object:
         if isinstance(value, str):

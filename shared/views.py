@@ -111,6 +111,7 @@ class PlanView(View):
     batch_size: int | None
     dataset: dict[str, Any] | None
     source: dict[str, Any] | None = Field(None, description="The model that the job starts from.")
+    code: dict[str, Any] = Field({}, description="Content hashes of the user's own builders.")
     next_version: int | None = Field(
         description="Version that would be published next, if nothing else is first."
     )
@@ -226,6 +227,37 @@ class PredictResponse(View):
     version: int | None = Field(description="Version that answered.")
     predictions: list[Any] | None = Field(None, description="Answer to instances, one entry each.")
     outputs: Any | None = Field(None, description="Answer to inputs.")
+
+
+class ParameterView(View):
+    name: str
+    required: bool
+    default: Any = Field(None, description="Null also where it is no plain value.")
+
+
+class FunctionView(View):
+    parameters: list[ParameterView] = Field(
+        description="As far as they can be read without running the code."
+    )
+    open: bool = Field(description="Other parameters than those listed may be given.")
+    doc: str | None
+
+
+class BuilderView(View):
+    """A builder that jobs may name; code of the user's own is read, never run, to describe it."""
+
+    name: str
+    source: str = Field(examples=["built in", "folder /srv/code", "package mynets 1.2"])
+    sha256: str | None = Field(description="Over all its .py files; null for built-in ones.")
+    doc: str | None
+    build_model: FunctionView | None = Field(description="Null: it can't be a job's model.")
+    make_dataset: FunctionView | None = Field(description="Null: it can't be a job's dataset.")
+    problem: str | None = Field(description="Why it can't be used; null when it can.")
+
+
+class BuilderList(View):
+    items: list[BuilderView]
+    has_more: bool
 
 
 class Health(View):

@@ -27,6 +27,10 @@ def up(
     allow_path: Annotated[
         list[Path] | None, typer.Option(help="Folder whose files jobs may name by path; repeatable.")
     ] = None,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder with builders of your own, which jobs may name; repeatable."),
+    ] = None,
 ) -> None:
     """Run the whole platform on this machine, in the foreground, until Ctrl-C.
 
@@ -36,4 +40,4 @@ def up(
     """
     from modelyard.launcher.up import up as launch
 
-    launch(home=home, host=host, port=port, slots=slots, allow_paths=allow_path)
+    launch(home=home, host=host, port=port, slots=slots, allow_paths=allow_path, code=code)

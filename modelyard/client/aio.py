@@ -19,6 +19,7 @@ from modelyard.client.events import READ_SECONDS
 from modelyard.client.settings import default_url
 from shared.specs import JobSpec
 from shared.views import (
+    BuilderList,
     DatasetList,
     DatasetView,
     Health,
@@ -86,6 +87,10 @@ class AsyncClient:
                 }
             )
         )
+
+    async def builders(self) -> BuilderList:
+        """Builders that jobs may name, built in and the user's own."""
+        return await self.send(routes.builders())
 
     async def workers(self) -> WorkerList:
         """Workers that were heard of, with devices and versions."""

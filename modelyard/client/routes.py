@@ -14,6 +14,7 @@ from modelyard.client.call import Call, model, nothing
 from shared.names import checked_name
 from shared.specs import JobSpec
 from shared.views import (
+    BuilderList,
     DatasetList,
     DatasetView,
     EventList,
@@ -161,6 +162,10 @@ def predict_images(
         files=[("image", _image(number, image)) for number, image in enumerate(images)],
         timeout=PREDICT_SECONDS,
     )
+
+
+def builders() -> Call[BuilderList]:
+    return Call("GET", "/builders", model(BuilderList))
 
 
 def workers() -> Call[WorkerList]:

@@ -39,8 +39,8 @@ def prepare_home(home: Home) -> None:
         ) from None
 
 
-def check_allowed(paths: tuple[Path, ...]) -> None:
-    """Every folder whose files jobs may name must be there.
+def check_allowed(paths: tuple[Path, ...], *, option: str = "--allow-path") -> None:
+    """Every folder that jobs may read from must be there.
 
     Raises:
         LaunchError: naming the first that is not.
@@ -50,7 +50,7 @@ def check_allowed(paths: tuple[Path, ...]) -> None:
             raise LaunchError(
                 f"{path} is not a folder that can be read.",
                 exit_code=Exit.UNUSABLE_FOLDER,
-                hint="--allow-path names an existing folder whose files jobs may use.",
+                hint=f"{option} names an existing folder whose files jobs may use.",
             )
 
 

@@ -18,6 +18,7 @@ def load_settings(
     port: int | None = None,
     slots: int | None = None,
     allow_paths: list[Path] | None = None,
+    code: list[Path] | None = None,
 ) -> Settings:
     """Read ``MODELYARD_*``; an option that is given wins. Port 0 stands for any free port, chosen by the caller.
 
@@ -28,6 +29,8 @@ def load_settings(
     chosen: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if allow_paths:
         chosen["allowed_paths"] = tuple(path.expanduser().resolve() for path in allow_paths)
+    if code:
+        chosen["code_dirs"] = tuple(path.expanduser().resolve() for path in code)
     try:
         return Settings(**chosen)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -47,7 +50,7 @@ def environment(base: dict[str, str], settings: Settings) -> dict[str, str]:
     values = {**base, "MODELYARD_HOME": str(settings.paths.root)}
     for name in settings.model_fields_set - {"home"}:
         value = getattr(settings, name)
-        if name == "allowed_paths":
+        if name in ("allowed_paths", "code_dirs"):
             value = ":".join(str(path) for path in value)
         if value is not None:
             values[f"MODELYARD_{name.upper()}"] = str(value)

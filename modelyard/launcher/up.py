@@ -32,6 +32,7 @@ def up(
     port: int | None = None,
     slots: int | None = None,
     allow_paths: list[Path] | None = None,
+    code: list[Path] | None = None,
 ) -> None:
     """Run the platform in the foreground until SIGINT or SIGTERM.
 
@@ -39,9 +40,12 @@ def up(
         LaunchError: it could not start; nothing is left running.
     """
     chosen = free_port(host or "127.0.0.1") if port == 0 else port
-    settings = load_settings(home=home, host=host, port=chosen, slots=slots, allow_paths=allow_paths)
+    settings = load_settings(
+        home=home, host=host, port=chosen, slots=slots, allow_paths=allow_paths, code=code
+    )
     prepare_home(settings.paths)
     check_allowed(settings.allowed_paths)
+    check_allowed(settings.code_dirs, option="--code")
     lock = lock_home(settings.paths)
     try:
         check_address(settings.host, settings.port)

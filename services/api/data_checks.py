@@ -11,7 +11,7 @@ from shared.data_paths import allowed_file
 from shared.errors import InvalidInput, NotFound
 from shared.names import ID_PATTERN
 from shared.settings import Settings
-from shared.specs import CsvDataset, NpzDataset, TrainJob
+from shared.specs import CsvDataset, NpzDataset, TrainJob, UserDataset
 from shared.specs.dataset import file_reference
 from shared.store import Store
 
@@ -38,7 +38,9 @@ class DataChecks:
         if reference is None:
             return DataFacts(
                 spec.dataset.model_dump(mode="json"),
-                warnings=["The dataset is downloaded when the job first needs it."],
+                warnings=["The dataset is made by code of your own, which is first run by the job."]
+                if isinstance(spec.dataset, UserDataset)
+                else ["The dataset is downloaded when the job first needs it."],
             )
         kind, named = reference
         where = f"dataset.{kind}"

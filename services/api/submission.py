@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from services.api.code_checks import CodeChecks
 from services.api.data_checks import DataChecks
 from services.api.export_checks import ExportChecks
 from shared.errors import Conflict, NotFound, Unavailable
@@ -28,6 +29,7 @@ class Submission:
         self._queue = queue
         self._data = DataChecks(store, settings)
         self._exports = ExportChecks(store, settings)
+        self._code = CodeChecks(settings)
 
     def earlier(self, key: str | None, fingerprint: str) -> Job | None:
         """The job that an Idempotency-Key made before, if any.
@@ -52,13 +54,14 @@ class Submission:
             InvalidInput: the job could not work, with the field to mend.
             IdempotencyConflict: ``key`` was used with another body.
         """
-        self._check(spec)
+        code = self._check(spec)["code"]
         job, created = self._store.jobs.create(
             spec,
             idempotency_key=key,
             body_sha256=fingerprint,
             retry_of=retry_of.id if retry_of else None,
             resume_from=retry_of.run_dir if retry_of and resume else None,
+            run={"code": code} if code else None,
         )
         if created:
             self._send(job.id)
@@ -109,13 +112,15 @@ class Submission:
     def _check(self, spec: JobSpec) -> dict[str, Any]:
         """What is known of the job before it runs, as members of its plan."""
         if isinstance(spec, ExportJob):
-            return {"source": self._exports.check(spec).lineage}
+            return {"source": self._exports.check(spec).lineage, "code": {}}
+        code = self._code.check(spec)
         facts = self._data.check(spec)
         return {
             "epochs": spec.fit.epochs,
             "batch_size": spec.fit.batch_size,
             "dataset": facts.described,
             "warnings": facts.warnings,
+            "code": code,
         }
 
     def _next_version(self, spec: JobSpec) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from services.worker import causes, members, memory
 from services.worker.cluster import Cluster
+from services.worker.code import resolve_code
 from services.worker.deadline import RunClock
 from services.worker.inputs import resolve_data_file, resolve_data_files, resolve_source
 from services.worker.journal import Journal
@@ -131,6 +132,7 @@ class _Attempt:
             data_file=data_file,
             data_sha256=sha256,
             data_files=resolve_data_files(spec, self.store, self.settings),
+            code=resolve_code(self.job.run.get("code") or {}, self.settings),
             source=resolve_source(spec, self.store, self.settings),
             resume_dirs=resume,
         )

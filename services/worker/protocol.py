@@ -70,6 +70,18 @@ class ClusterTask(_Message):
         return json.dumps({"cluster": self.addresses, "task": task})
 
 
+class CodeSource(_Message):
+    """A builder of the user's own, already looked up on this worker (see ``shared.user_code``)."""
+
+    name: str
+    path: Path  # its folder or .py file
+    hashed: Path  # what ``sha256`` covers
+    package: str | None = None  # imported by this name; None: from ``path``
+    modules: dict[str, str]  # function -> module that has it, relative to the builder
+    takes_params: dict[str, bool]  # function -> f(params) or f(**params)
+    sha256: str | None = None  # as recorded when the job was submitted
+
+
 class TrainingRequest(_Message):
     """All that the program needs to know; it reads no environment and no store."""
 
@@ -84,6 +96,7 @@ class TrainingRequest(_Message):
         str, list[Path]
     ] = {}  # TFRecord files by the spec's field that names them: tfrecord, test
     data_sha256: str | None = None
+    code: list[CodeSource] = []  # the user's own builders that the job names
     source: SourceFiles | None = None  # the model that the job exports or goes on from
     resume_dirs: list[
         Path

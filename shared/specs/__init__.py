@@ -16,11 +16,12 @@ from shared.specs.dataset import (
     TfdsDataset,
     TfrecordDataset,
 )
+from shared.specs.dataset_user import UserDataset
 from shared.specs.devices import DeviceSpec
 from shared.specs.export import FromJob, FromVersion
 from shared.specs.fit import FitSpec, KerasObject
 from shared.specs.job import JOB, ExportJob, JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
-from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
+from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec, UserModel
 from shared.specs.strategy import (
     CentralStorageStrategy,
     DefaultStrategy,
@@ -68,5 +69,7 @@ __all__ = [
     "TfrecordDataset",
     "TpuStrategy",
     "TrainJob",
+    "UserDataset",
+    "UserModel",
     "parse_job",
 ]

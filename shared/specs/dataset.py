@@ -1,4 +1,5 @@
-"""What to train on: a tensorflow_datasets name, an npz or csv file, a folder of images, or TFRecord files.
+"""What to train on: a tensorflow_datasets name, an npz or csv file, a folder of images, TFRecord files, or what code of
+the user's own makes.
 
 A file is named by an uploaded dataset's id (``ds_...``) or by a path below a folder that the operator allows.
 """
@@ -11,6 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from shared.specs.base import Spec, by_key
 from shared.specs.dataset_options import DatasetOptions, ImageOptions, Side
+from shared.specs.dataset_user import UserDataset
 
 FileName = Annotated[str, Field(min_length=1, max_length=4096)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -264,11 +266,12 @@ DatasetSpec = Annotated[
     | Annotated[NpzDataset, Tag("npz")]
     | Annotated[CsvDataset, Tag("csv")]
     | Annotated[ImagesDataset, Tag("images")]
-    | Annotated[TfrecordDataset, Tag("tfrecord")],
+    | Annotated[TfrecordDataset, Tag("tfrecord")]
+    | Annotated[UserDataset, Tag("builder")],
     Discriminator(
-        by_key("tfds", "npz", "csv", "images", "tfrecord"),
+        by_key("tfds", "npz", "csv", "images", "tfrecord", "builder"),
         custom_error_type="dataset_kind",
-        custom_error_message="name exactly one of 'tfds', 'npz', 'csv', 'images' or 'tfrecord'",
+        custom_error_message="name exactly one of 'tfds', 'npz', 'csv', 'images', 'tfrecord' or 'builder'",
     ),
 ]
 

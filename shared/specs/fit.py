@@ -35,7 +35,9 @@ class FitSpec(Spec):
 
     epochs: int = Field(5, ge=1, le=100_000)
     batch_size: int = Field(128, ge=1, le=1_048_576, description="Rows per step and replica.")
-    optimizer: Named = KerasObject(name="adam")
+    optimizer: Named | None = Field(
+        None, description="Null: that of a compiled model of your own, else adam with Keras' defaults."
+    )
     learning_rate: LearningRate | None = Field(
         None, description="A number, or one of Keras' schedules by step. Null: the optimizer's own default."
     )
@@ -69,8 +71,8 @@ class FitSpec(Spec):
 
     @field_validator("optimizer")
     @classmethod
-    def _known_optimizer(cls, value: KerasObject) -> KerasObject:
-        return known(value, keras_names.OPTIMIZERS, "optimizer")
+    def _known_optimizer(cls, value: KerasObject | None) -> KerasObject | None:
+        return value and known(value, keras_names.OPTIMIZERS, "optimizer")
 
     @field_validator("loss")
     @classmethod
@@ -86,7 +88,7 @@ class FitSpec(Spec):
 
     @model_validator(mode="after")
     def _one_learning_rate(self) -> FitSpec:
-        rate = self.optimizer.params.get("learning_rate")
+        rate = self.optimizer.params.get("learning_rate") if self.optimizer is not None else None
         if isinstance(rate, dict):
             try:
                 _SCHEDULE.validate_python(rate)

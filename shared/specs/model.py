@@ -1,4 +1,4 @@
-"""What to train: a built-in builder by name, or an architecture in Keras' own JSON."""
+"""What to train: a builder by name, built in or the user's own, or an architecture in Keras' own JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from shared.names import NAME_PATTERN
 from shared.specs.base import Spec, by_key
 
 MAX_CONFIG_BYTES = 4 * 2**20
@@ -85,6 +86,16 @@ def _below(key: str, error: ValidationError) -> ValidationError:
     return ValidationError.from_exception_data(error.title, lines)
 
 
+class UserModel(Spec):
+    """A builder of the user's own: its ``build_model(params)`` makes the model (docs/user-code.md)."""
+
+    builder: str = Field(pattern=NAME_PATTERN, description="Name of a builder; GET /builders lists them.")
+    params: dict[str, Any] = Field({}, description="Handed to build_model.")
+    preprocessing: Preprocessing = Field(
+        "none", description="Layers put before the model. none: it takes rows as the data have them."
+    )
+
+
 class KerasConfigModel(Spec):
     """Any Keras architecture, as ``model.to_json()`` or ``keras.saving.serialize_keras_object`` write it."""
 
@@ -146,11 +157,26 @@ def _refuse_code(root: dict[str, Any]) -> None:
             pending.extend(node.values())
 
 
+_BUILT_IN = frozenset({"lenet5", "mlp"})
+_key = by_key("builder", "keras_config")
+
+
+def _tag(value: Any) -> str | None:
+    """The key that is present; a builder that is not built in is the user's."""
+    key = _key(value)
+    if key != "builder":
+        return key
+    name = value.get("builder") if isinstance(value, dict) else value.builder
+    return "builder" if name in _BUILT_IN or not isinstance(name, str) else "user_builder"
+
+
 ModelSpec = Annotated[
-    Annotated[BuilderModel, Tag("builder")] | Annotated[KerasConfigModel, Tag("keras_config")],
+    Annotated[BuilderModel, Tag("builder")]
+    | Annotated[UserModel, Tag("user_builder")]
+    | Annotated[KerasConfigModel, Tag("keras_config")],
     Discriminator(
-        by_key("builder", "keras_config"),
+        _tag,
         custom_error_type="model_kind",
-        custom_error_message="name exactly one of 'builder' (lenet5, mlp) or 'keras_config'",
+        custom_error_message="name exactly one of 'builder' (lenet5, mlp, or one of your own) or 'keras_config'",
     ),
 ]

@@ -42,11 +42,13 @@ class JobStore:
         body_sha256: str = "",
         retry_of: str | None = None,
         resume_from: str | None = None,
+        run: dict[str, Any] | None = None,
     ) -> tuple[Job, bool]:
         """Store a new job as ``queued``. Returns it and True; or the earlier job of the same key, and False.
 
         The job is not on the queue yet: send its id after this returns, then call ``mark_sent``. A sender that
-        dies in between loses nothing, since the sweeper sends what was not sent.
+        dies in between loses nothing, since the sweeper sends what was not sent. ``run`` is what is known of the
+        run already; the worker adds to it.
 
         Raises:
             IdempotencyConflict: the key was used with another body.
@@ -72,7 +74,7 @@ class JobStore:
                     max_attempts=spec.retry.max_attempts,
                     queued_until=now + spec.deadline.queue_seconds if spec.deadline.queue_seconds else None,
                     metrics={},
-                    run={},
+                    run=run or {},
                     retry_of=retry_of,
                     resume_from=resume_from,
                 )

@@ -117,7 +117,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     home, data = folder / "home", folder / "data"
     data.mkdir()
     write_digits(data)
-    process = start_up(home, "--allow-path", str(data))
+    examples = Path(__file__).parents[2] / "examples" / "builders"
+    process = start_up(home, "--allow-path", str(data), "--code", str(examples))
     try:
         state = wait_up(process, home)
         yield Platform(url=state.url, home=Home(home), state=state, process=process, data=data)

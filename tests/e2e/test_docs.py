@@ -82,6 +82,7 @@ def folder(tmp_path: Path, platform: Platform) -> Path:
         ("plants.csv", "digits.csv"),
     ):
         (tmp_path / name).symlink_to(platform.data / source)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     with np.load(platform.data / "digits.npz") as data:
         for name in ("image.png", "shoe.png", "bag.png"):
             Image.fromarray(data["x_test"][0].squeeze()).save(tmp_path / name)

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import keras
 
-from services.worker.training import schedules
+from services.worker.training import own_compile, schedules
 from services.worker.training.data.record import TrainingData
 from services.worker.training.failures import TrainingFailed, model_invalid
 from services.worker.training.heads import Head
 from services.worker.training.keras_config import in_words
+from services.worker.training.own_compile import OwnCompile
 from shared.specs import FitSpec, KerasObject, keras_names
 
 Labels = Literal["sparse", "one_hot", "column", "numbers"]
@@ -50,11 +51,14 @@ class Compiled:
 
 
 def compile_model(model: keras.Model, fit: FitSpec, data: TrainingData, head: Head) -> Compiled:
-    """Compile ``model`` in place.
+    """Compile ``model`` in place. What a model of the user's came compiled with stays, unless ``fit`` names another.
 
     Raises:
         TrainingFailed: model_invalid with the path of the field, or shape_mismatch.
     """
+    own = own_compile.of(model)
+    if own is not None:
+        return _compile_own(model, own, fit, data, head)
     metrics = fit.metrics if fit.metrics is not None else _default_metrics(data)
     wants_one_hot = any(_snake(metric.name) in _ONE_HOT_METRICS for metric in metrics)
     name = _loss_class(fit.loss.name) if fit.loss is not None else _default_loss(data, head, wants_one_hot)
@@ -80,6 +84,45 @@ def compile_model(model: keras.Model, fit: FitSpec, data: TrainingData, head: He
         loss=name,
         optimizer=type(model.optimizer).__name__,
         metrics=[metric.name for metric in metrics],
+    )
+
+
+def _compile_own(
+    model: keras.Model, own: OwnCompile, fit: FitSpec, data: TrainingData, head: Head
+) -> Compiled:
+    if fit.loss is not None:
+        name: str | None = _loss_class(fit.loss.name)
+        params = dict(fit.loss.params)
+        loss = _made("fit.loss", lambda: getattr(keras.losses, name or "")(**params))
+    else:
+        loss = own.loss if own.loss is not None else _default_loss(data, head, wants_one_hot=False)
+        name = own_compile.loss_name(loss)
+    logits = data.classes is not None and own_compile.from_logits(loss)
+    if fit.optimizer is not None or own.optimizer is None:
+        optimizer = _optimizer(fit)
+    else:
+        optimizer = keras.optimizers.get(own.optimizer)
+        if fit.learning_rate is not None:
+            rate = fit.learning_rate
+            fixed = isinstance(rate, float | int)
+            optimizer.learning_rate = (
+                rate if fixed else _made("fit.learning_rate", lambda: schedules.by_step(rate))
+            )
+    metrics = own.metrics
+    if fit.metrics is not None:
+        metrics = [_metric(index, metric, head, logits) for index, metric in enumerate(fit.metrics)]
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
+    _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
+    if name is not None:
+        labels = _labels(name, data, head, wants_one_hot=False)
+    else:  # a loss of their own gets class numbers, as the data have them
+        labels = "numbers" if data.classes is None else "column" if head.units == 1 else "sparse"
+    return Compiled(
+        labels=labels,
+        logits=logits,
+        loss=name or own_compile.name_of(loss),
+        optimizer=type(model.optimizer).__name__,
+        metrics=[own_compile.name_of(metric) for metric in metrics or ()],
     )
 
 
@@ -117,14 +160,15 @@ def _labels(loss: str, data: TrainingData, head: Head, *, wants_one_hot: bool) -
 
 
 def _optimizer(fit: FitSpec) -> keras.Optimizer:
-    config = dict(fit.optimizer.params)
+    wanted = fit.optimizer or KerasObject(name="adam")
+    config = dict(wanted.params)
     if fit.learning_rate is not None:
         config["learning_rate"] = fit.learning_rate
     rate = config.get("learning_rate")
     if rate is not None and not isinstance(rate, float | int):
         config["learning_rate"] = _made("fit.optimizer", lambda: schedules.by_step(rate))
     known = {name.lower(): name for name in keras_names.OPTIMIZERS if name[0].isupper()}
-    name = known[fit.optimizer.name.lower()]
+    name = known[wanted.name.lower()]
     return _made(
         "fit.optimizer",
         lambda: keras.optimizers.deserialize({"class_name": name, "config": config}),

@@ -16,7 +16,7 @@ from services.worker.protocol import (
     Stopped,
     TrainingRequest,
 )
-from services.worker.training import environment, lifeline
+from services.worker.training import environment, lifeline, user_code
 from services.worker.training.emitter import Emitter
 from services.worker.training.failures import explain
 from services.worker.training.stopping import StopRequested, StopSignal
@@ -72,7 +72,7 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
         with stop.deferred():
             traceback.print_exc()
             sys.stderr.flush()
-            failure = explain(error)
+            failure = user_code.blame(error) or explain(error)
             if failure.code == "oom_gpu" and run is not None:
                 run.note_gpu_memory()
             emit(Failed(code=failure.code, message=failure.message, hint=failure.hint, detail=failure.detail))

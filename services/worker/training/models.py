@@ -1,4 +1,4 @@
-"""Models from a spec: the built-in builders, and any architecture in Keras' own JSON.
+"""Models from a spec: the built-in builders, the user's own, and any architecture in Keras' own JSON.
 
 Preprocessing is part of the model, so that training and serving can't disagree about it: what goes in is a row as
 the data have it, raw pixels or raw columns.
@@ -10,25 +10,34 @@ from typing import Any
 
 import keras
 
-from services.worker.training import augmentation, columns, keras_config
+from services.worker.training import augmentation, columns, keras_config, user_models
 from services.worker.training.data.moments import mean_and_variance
 from services.worker.training.data.record import TrainingData
 from services.worker.training.failures import TrainingFailed, explain, model_invalid, shorten
-from shared.specs import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec
+from services.worker.training.user_code import Code
+from shared.specs import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec, UserModel
 
 LENET_SIZE = (
     32  # LeCun et al. 1998 centre 28x28 digits in 32x32, so that strokes reach the centre of C3's windows
 )
 
 
-def build(spec: ModelSpec, data: TrainingData) -> keras.Model:
-    """An uncompiled model with one input of ``data.input_shape`` and one output [batch, units].
+def build(spec: ModelSpec, data: TrainingData, code: Code | None = None) -> keras.Model:
+    """A model with one input of ``data.input_shape`` and one output [batch, units].
+
+    It is uncompiled, unless it is the user's and came compiled.
 
     Raises:
         TrainingFailed: model_invalid if it can't be built, shape_mismatch if it does not fit the data.
     """
     try:
-        model = _from_builder(spec, data) if isinstance(spec, BuilderModel) else _from_config(spec, data)
+        if isinstance(spec, UserModel):
+            before = [*augmentation.layers(data), *preprocessing(spec.preprocessing, data)]
+            model = user_models.build(spec, code or Code(()), data, before, input_alias(data))
+        elif isinstance(spec, BuilderModel):
+            model = _from_builder(spec, data)
+        else:
+            model = _from_config(spec, data)
     except (ValueError, TypeError) as error:
         known = explain(error)
         if known.code == "shape_mismatch":

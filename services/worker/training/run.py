@@ -37,6 +37,7 @@ from services.worker.training.strategies.opened import OpenStrategy
 from services.worker.training.streamed import StreamedSteps
 from services.worker.training.tensorboard import EventFiles
 from services.worker.training.timings import Timings
+from services.worker.training.user_code import Code
 from shared.specs import TrainJob, parse_job
 
 
@@ -66,11 +67,12 @@ class Run:
         self._plan = devices.apply(job.devices, self.emit)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
-        data = loading.load(job.dataset, job.fit, self.request, self.emit)
+        code = Code(self.request.code)
+        data = loading.load(job.dataset, job.fit, self.request, self.emit, code)
         self._note_data(job, data, opened)
         self._stage("building")
         with opened.scope():
-            model = models.build(job.model, data)
+            model = models.build(job.model, data, code)
             head = heads.head_of(model)
             heads.check(head, data)
             compiled = compiling.compile_model(model, job.fit, data, head)
@@ -88,6 +90,7 @@ class Run:
         finished = ending.end(self.request, job, model, facts, golden, metrics, self.emit)
         self.timings.mark("exported")
         self.emit.note(timings=self.timings.marks)
+        loading.discard(self.request)
         place = training.position
         return finished.model_copy(update={"epochs": place.epoch, "steps": place.total})
 
@@ -153,6 +156,8 @@ class Run:
         self, job: TrainJob, data: TrainingData, model: keras.Model, steps: Steps, run_dir: RunDir
     ) -> Training:
         identity = {"data": data.fingerprint, "batch_size": job.fit.batch_size, "seed": job.fit.seed}
+        if self.request.code:
+            identity["code"] = Code(self.request.code).hashes
         kept = State(model, steps, identity)
         folders = [RunDir(folder).checkpoints for folder in self.request.resume_dirs]
         found = state.find(folders, kept.identity, self.emit.warn)

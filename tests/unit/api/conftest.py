@@ -23,11 +23,13 @@ from shared.store import Store, migrate
 def settings(tmp_path: Path) -> Settings:
     allowed = tmp_path / "allowed"
     allowed.mkdir()
+    (tmp_path / "code").mkdir()
     settings = Settings(
         home=tmp_path / "home",
         broker_url="redis://127.0.0.1:1/0",
         serving_url="http://127.0.0.1:1",
         allowed_paths=str(allowed),
+        code_dirs=str(tmp_path / "code"),
         sweep_seconds=60,
         max_body_mb=1,
         max_upload_mb=1,

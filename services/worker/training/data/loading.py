@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import numpy as np
 from services.worker.training.data import checks, csv, npz, placement, splits, table
 from services.worker.training.data.record import Rows, TrainingData
 from services.worker.training.failures import TrainingFailed, data_invalid
+from services.worker.training.user_code import Code
 from shared.specs import (
     CsvDataset,
     DatasetSpec,
@@ -20,6 +22,7 @@ from shared.specs import (
     NpzDataset,
     TfdsDataset,
     TfrecordDataset,
+    UserDataset,
 )
 
 if TYPE_CHECKING:
@@ -28,9 +31,12 @@ if TYPE_CHECKING:
 
 _VALIDATION, _TEST = 1, 2
 SHOWN_COLUMNS = 100
+MADE_DATA = "made_data"  # in the run's folder: what the user's code made
 
 
-def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitter) -> TrainingData:
+def load(
+    spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitter, code: Code | None = None
+) -> TrainingData:
     """All rows, checked and split.
 
     Raises:
@@ -49,6 +55,10 @@ def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitte
         from services.worker.training.data import tfrecord
 
         data = tfrecord.load(spec, request.data_files, request.cache_dir, emit=emit, loss=loss)
+    elif isinstance(spec, UserDataset):
+        from services.worker.training.data import user_dataset
+
+        data = user_dataset.load(spec, code or Code(()), request.run_dir / MADE_DATA, emit=emit, loss=loss)
     else:
         data = _from_file(spec, request, loss)
     data = table.filled(_split(placement.placed(data, spec), spec, fit.seed))
@@ -59,6 +69,11 @@ def load(spec: DatasetSpec, fit: FitSpec, request: TrainingRequest, emit: Emitte
     data = replace(data, augment=tuple(spec.augment))
     checks.batch_fits(data, fit.batch_size)
     return data
+
+
+def discard(request: TrainingRequest) -> None:
+    """Delete what was kept for this run alone, once it has no more use for it."""
+    shutil.rmtree(request.run_dir / MADE_DATA, ignore_errors=True)
 
 
 def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: str | None) -> TrainingData:
@@ -103,7 +118,9 @@ def _split(data: TrainingData, spec: DatasetSpec, seed: int) -> TrainingData:
         stratify=spec.stratify,
     )
     _no_unseen_only(data, train)
-    return replace(data, train=train, test=test, validation=validation if validation is not None else test)
+    for known in (data.validation, test):
+        validation = known if validation is None else validation
+    return replace(data, train=train, test=test, validation=validation)
 
 
 def _no_unseen_only(data: TrainingData, train: Rows) -> None:
