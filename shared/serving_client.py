@@ -12,6 +12,7 @@ from shared.errors import ModelyardError, Unavailable
 
 _FIRST_POLL_SECONDS = 0.05
 _SLOWEST_POLL_SECONDS = 1.0
+_STALE_END_SECONDS = 5.0  # longer than any sensible pace at which a server reads its models.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,44 @@ class ServingClient:
                 raise LoadFailed(
                     f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
                     hint="The version is on disk and is served as soon as the model server loads it.",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.3, _SLOWEST_POLL_SECONDS)
+
+    def wait_loaded(
+        self, model: str, version: int, *, timeout: float, keep_waiting: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Return when the server says AVAILABLE of a version that was just asked for, perhaps an older one.
+
+        What the server says of an earlier time that the version was loaded counts for nothing at first.
+
+        Raises:
+            LoadFailed: the server ended the version with an error, ``timeout`` seconds passed, or ``keep_waiting``
+                said no.
+        """
+        began = time.monotonic()
+        seen, pause = "the server does not know it", _FIRST_POLL_SECONDS
+        while True:
+            waited = time.monotonic() - began
+            try:
+                state = self.states(model).get(version)
+            except Unavailable as error:
+                state, seen = None, error.message
+            if state is not None:
+                if state.state == "AVAILABLE":
+                    return
+                seen = f"the server says {state.state}"
+                failed = state.state == "END" and state.error_code != "OK"
+                if failed and waited > _STALE_END_SECONDS:
+                    raise LoadFailed(
+                        f"The model server could not load version {version} of {model!r}: "
+                        f"{state.error_message or state.error_code}",
+                        hint="See the model server's log.",
+                    )
+            if waited + pause > timeout or not keep_waiting():
+                raise LoadFailed(
+                    f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
+                    hint="Nothing was changed.",
                 )
             time.sleep(pause)
             pause = min(pause * 1.3, _SLOWEST_POLL_SECONDS)

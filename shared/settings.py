@@ -30,6 +30,14 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0", description="Redis or Valkey URL for Celery; carries job ids only."
     )
     serving_url: str = Field("http://127.0.0.1:8501", description="Model server's REST address.")
+    serving_finds_models: bool = Field(
+        False,
+        description="The model server looks for models in a folder, as ours with --models_dir does: models.config then "
+        "lists only those of which more than the newest version is wanted.",
+    )
+    serving_models_dir: Path | None = Field(
+        None, description="The models folder as the model server sees it. Default: the same as here."
+    )
     tensorboard_url: str | None = Field(
         None, description="TensorBoard's address; it is served below /tensorboard/. Unset: not offered."
     )
@@ -53,6 +61,11 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(30.0, ge=0, description="Time a trainer has to checkpoint after SIGTERM.")
     publish_timeout_seconds: float = Field(
         120.0, gt=0, description="How long a new version may take to become AVAILABLE."
+    )
+    predict_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="How long a prediction may take: the first call of a large model may compile it.",
     )
     warm: bool = Field(True, description="Fork trainers from a process that has TensorFlow loaded.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")

@@ -180,12 +180,45 @@ class ModelView(View):
     name: str
     created_at: datetime
     latest_version: int | None
-    labels: dict[str, int]
+    labels: dict[str, int] = Field(description="The version that gets most of each label's requests.")
+    default_version: int | None = Field(
+        None,
+        description="What answers without version and label after a rollback; null: the highest AVAILABLE.",
+    )
     serving_versions: list[int] = Field(description="Versions the model server says are AVAILABLE.")
 
 
 class ModelList(View):
     items: list[ModelView]
+    has_more: bool
+
+
+class LabelView(View):
+    name: str
+    version: int = Field(description="The version that gets most of its requests.")
+    route: dict[str, Any] = Field(description="As it was set: version or split, shadow, guard.")
+    history: list[dict[str, Any]] = Field(description="Earlier routes and until when, the last one last.")
+    updated_at: datetime
+    seen: dict[str, Any] = Field(
+        description="Of a guarded label, by target: requests, error rate and 95th percentile in the guard's window, in "
+        "the process that answers."
+    )
+
+
+class LabelList(View):
+    items: list[LabelView]
+    has_more: bool
+
+
+class ModelEventView(View):
+    seq: int
+    at: datetime
+    type: str = Field(examples=["label", "label_deleted", "withdrawn", "default"])
+    data: dict[str, Any]
+
+
+class ModelEventList(View):
+    items: list[ModelEventView]
     has_more: bool
 
 

@@ -1,4 +1,4 @@
-"""``modelyard models``, ``label``, ``predict``."""
+"""``modelyard models``, ``label``, ``rollback``, ``predict``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.views import PredictResponse
 
 
 def register(app: typer.Typer) -> None:
-    for command in (models, label, predict):
+    for command in (models, label, rollback, predict):
         app.command()(command)
 
 
@@ -82,13 +82,59 @@ def _versions(client: Client, name: str, limit: int, after: str | None, as_json:
 def label(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
     name: Annotated[str, typer.Argument(metavar="LABEL", help="Such as stable or canary.")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=0)],
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", min=1)] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="TARGET=WEIGHT, repeatable: versions or labels, such as stable=90 and canary=10."),
+    ] = None,
+    shadow: Annotated[
+        str | None, typer.Option(help="Version or label that gets copies of the requests.")
+    ] = None,
+    max_error_rate: Annotated[
+        float | None, typer.Option(help="Withdraw a newcomer that fails more often, such as 0.02.")
+    ] = None,
+    max_p95_ms: Annotated[float | None, typer.Option(help="Withdraw a newcomer that is slower.")] = None,
     url: Url = None,
 ) -> None:
-    """Have a label name a version that is being served."""
+    """Send a label's requests to a version, or split them by weight."""
+    if (version is None) == (not split):
+        raise InvalidInput("Give either a version or --split TARGET=WEIGHT, twice or more.")
+    bounds = {"max_error_rate": max_error_rate, "max_p95_ms": max_p95_ms}
+    guard = {key: value for key, value in bounds.items() if value is not None}
     with connect(url) as client:
-        client.models.set_label(model, name, version)
-    note(f"{model}: {name} is version {version}")
+        client.models.set_label(
+            model,
+            name,
+            version,
+            split=_weights(split) if split else None,
+            shadow={"to": shadow} if shadow else None,
+            guard=guard or None,
+        )
+    note(f"{model}: {name} is " + (f"version {version}" if version is not None else ", ".join(split or ())))
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    label: Annotated[str | None, typer.Option(help="Default: 'stable', or the only label.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Default: what was there before.")] = None,
+    url: Url = None,
+) -> None:
+    """Go back to what was served before."""
+    with connect(url) as client:
+        view = client.models.rollback(model, label, version)
+    found = ", ".join(f"{key} is version {value}" for key, value in view.labels.items())
+    note(f"{model}: {found or f'version {view.default_version or view.latest_version} answers'}")
+
+
+def _weights(split: list[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for item in split:
+        target, _, weight = item.partition("=")
+        try:
+            found[target] = float(weight)
+        except ValueError:
+            raise InvalidInput(f"--split {item}: expected TARGET=WEIGHT, such as canary=10.") from None
+    return found
 
 
 def predict(

@@ -24,6 +24,8 @@ from shared.views import (
     DatasetView,
     Health,
     JobList,
+    LabelList,
+    ModelEventList,
     ModelList,
     ModelView,
     PlanView,
@@ -192,9 +194,23 @@ class AsyncModels:
     async def version(self, name: str, number: int) -> VersionView:
         return await self._client.send(routes.version(name, number))
 
-    async def set_label(self, name: str, label: str, version: int) -> ModelView:
-        """Have ``label`` name a version."""
-        return await self._client.send(routes.set_label(name, label, version))
+    async def labels(self, name: str) -> LabelList:
+        """Where each label sends its requests, and what it was before."""
+        return await self._client.send(routes.labels(name))
+
+    async def set_label(self, name: str, label: str, version: int | None = None, **route: Any) -> ModelView:
+        """Send a label's requests to a version, or by ``split``, ``shadow`` and ``guard``, as the HTTP API does."""
+        given = {"version": version, **route}
+        sent = {key: value for key, value in given.items() if value is not None}
+        return await self._client.send(routes.set_label(name, label, sent))
+
+    async def rollback(self, name: str, label: str | None = None, version: int | None = None) -> ModelView:
+        """Go back: a label to what it was before, a model without labels to the version before."""
+        return await self._client.send(routes.rollback(name, label, version))
+
+    async def events(self, name: str, *, after: int = 0, limit: int | None = None) -> ModelEventList:
+        """What happened to the model's labels, oldest first."""
+        return await self._client.send(routes.model_events(name, after, limit))
 
     async def delete_label(self, name: str, label: str) -> None:
         """Remove a label; the version it named stays."""

@@ -21,7 +21,9 @@ from shared.views import (
     Health,
     JobList,
     JobView,
+    LabelList,
     MetricsView,
+    ModelEventList,
     ModelList,
     ModelView,
     PlanView,
@@ -131,9 +133,26 @@ def version(name: str, number: int) -> Call[VersionView]:
     return Call("GET", f"/models/{_model(name)}/versions/{number:d}", model(VersionView))
 
 
-def set_label(name: str, label: str, number: int) -> Call[ModelView]:
+def labels(name: str) -> Call[LabelList]:
+    return Call("GET", f"/models/{_model(name)}/labels", model(LabelList))
+
+
+def set_label(name: str, label: str, route: Mapping[str, Any]) -> Call[ModelView]:
     path = f"/models/{_model(name)}/labels/{checked_name(label, field='label')}"
-    return Call("PUT", path, model(ModelView), json={"version": number})
+    # versions may have to be loaded before the answer comes
+    return Call("PUT", path, model(ModelView), json=dict(route), timeout=PREDICT_SECONDS)
+
+
+def rollback(name: str, label: str | None, version: int | None) -> Call[ModelView]:
+    body = {"label": label, "version": version}
+    return Call(
+        "POST", f"/models/{_model(name)}/rollback", model(ModelView), json=body, timeout=PREDICT_SECONDS
+    )
+
+
+def model_events(name: str, after: int, limit: int | None) -> Call[ModelEventList]:
+    params = {"after": after, "limit": limit}
+    return Call("GET", f"/models/{_model(name)}/events", model(ModelEventList), params=params)
 
 
 def delete_label(name: str, label: str) -> Call[None]:

@@ -63,6 +63,7 @@ def make_plan(settings: Settings, base_env: dict[str, str]) -> Plan:
     if "serving_url" not in given:
         port = free_port()
         updates["serving_url"] = f"http://127.0.0.1:{port}"
+        updates["serving_finds_models"] = True
         first.append(_serving(settings, port))
     if "tensorboard_url" not in given:
         port = free_port()
@@ -99,6 +100,9 @@ def _serving(settings: Settings, port: int) -> Part:
         *("--rest_api_port", str(port), "--rest_api_host", "127.0.0.1"),
         # a version that can't be loaded should fail its job soon: TensorFlow Serving's defaults take five minutes
         *("--max_num_load_retries", "1", "--load_retry_interval_micros", "1000000"),
+        # what labels need beyond the newest versions
+        *("--model_config_file", str(settings.paths.models / "models.config")),
+        *("--model_config_file_poll_wait_seconds", "0.5"),
     )
     return Part(
         "serving",

@@ -11,7 +11,7 @@ from services.api import describe, errors
 from services.api.edge import Edge
 from services.api.release import VERSION
 from services.api.resources import open_resources
-from services.api.routes import builders, datasets, health, job_output, jobs, models, predict, root
+from services.api.routes import builders, datasets, health, job_output, jobs, models, predict, root, traffic
 from services.api.telemetry import Telemetry
 from shared.settings import Settings
 
@@ -61,6 +61,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     describe.install(app)
-    for part in (jobs, job_output, builders, datasets, models, predict, health, root):
+    for part in (jobs, job_output, builders, datasets, models, traffic, predict, health, root):
         app.include_router(part.router)
     return app

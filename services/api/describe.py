@@ -10,8 +10,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter
 
 from services.api.errors import PROBLEM_JSON
-from services.api.requests import LabelRequest, RetryRequest
+from services.api.requests import RetryRequest, RollbackRequest
 from shared.specs import JOB
+from shared.specs.traffic import LabelRoute
 from shared.views import (
     EventList,
     EventView,
@@ -28,12 +29,13 @@ _REFERENCED: tuple[type[BaseModel], ...] = (
     EventList,
     EventView,
     JobView,
-    LabelRequest,
+    LabelRoute,
     PlanView,
     PredictRequest,
     Problem,
     ProgressView,
     RetryRequest,
+    RollbackRequest,
 )
 JOB_SPEC = {"$ref": _REF.format(model="JobSpec")}  # a union has no class to be named by
 _PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": _REF.format(model="Problem")}}}

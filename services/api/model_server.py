@@ -1,17 +1,15 @@
 """Predictions by the model server, over an asynchronous pool of connections.
 
-The hot path asks the store for nothing: labels and signatures are looked up only when a request needs them, and are
-then remembered for a second.
+The hot path asks the store for a model's labels and default once a second, and for nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -19,74 +17,41 @@ import orjson
 from anyio import to_thread
 
 from services.api.errors import DeadlineExceeded, UpstreamFailed, UpstreamRefused
+from services.api.guard import Guards
 from services.api.keep_alive import JSON, Headers, KeepAlivePool, Reply
+from services.api.questions import Prediction, Question
+from services.api.remembered import Remembered
+from services.api.routing import Choice, Router
+from services.api.shadow import Shadows
 from services.api.shapes import expected_by, from_metadata
-from shared.errors import InvalidInput, NotFound, Unavailable
+from services.api.telemetry import Telemetry
+from shared.errors import ModelyardError, NotFound, Unavailable
 from shared.settings import Settings
+from shared.specs.traffic import LabelRoute
 from shared.store import Store
 
-T = TypeVar("T")
 REMEMBER_SECONDS = 1.0
-REMEMBERED = 1000
-DEADLINE_SECONDS = 120.0  # the first call of a large model may compile it
 CONNECT_SECONDS = 2.0
-IMAGE_SIGNATURE = "image_bytes"
-_LABEL_IN_PATH = re.compile(rb"^(/v1/models/)([^/:]+)/labels/([^/:]+)((?::|/).*)?$")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One predict request: ``body`` is what TensorFlow Serving's REST API takes."""
-
-    model: str
-    version: int | None
-    label: str | None
-    signature_name: str | None
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """``content`` is the model server's JSON object; ``version`` answered, None when the server does not say."""
-
-    version: int | None
-    content: bytes
-
-
-class Remembered:
-    """Answers kept for a moment. Belongs to one event loop."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._known: dict[Hashable, tuple[float, Any]] = {}
-
-    async def get(self, key: Hashable, ask: Callable[[], T]) -> T:
-        """What ``ask``, run in a thread, answered less than a moment ago, or answers now."""
-        now = time.monotonic()
-        found = self._known.get(key)
-        if found is not None and found[0] > now:
-            value: T = found[1]
-            return value
-        value = await to_thread.run_sync(ask)
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[key] = (now + self._seconds, value)
-        return value
-
-    def forget(self) -> None:
-        """Ask anew from now on."""
-        self._known.clear()
+log = logging.getLogger(__name__)
 
 
 class ModelServer:
     """The asynchronous side of ``shared.serving_client``: predictions, and its connections for the pass-through."""
 
-    def __init__(self, settings: Settings, store: Store, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, http: httpx.AsyncClient, telemetry: Telemetry
+    ) -> None:
         self.http = http
+        self.telemetry = telemetry
+        self.deadline = settings.predict_timeout_seconds
         self._store = store
         self._url = settings.serving_url.rstrip("/")
         self._pool = KeepAlivePool(settings.serving_url)
         self._remembered = Remembered(REMEMBER_SECONDS)
+        self._router = Router(store, self._remembered)
+        self._shadows = Shadows(telemetry)
+        self.guards = Guards(self._withdraw)
+        self._writing: set[asyncio.Task[None]] = set()
         self._names_its_version: bool | None = None
 
     async def predict(self, question: Question) -> Prediction:
@@ -97,47 +62,100 @@ class ModelServer:
             UpstreamRefused: the server can't use the input; the hint says what the signature takes.
             Unavailable: the server does not answer.
         """
-        version = question.version
-        if question.label is not None:
-            version = await self.labelled(question.model, question.label)
-        elif version is None and not self._names_its_version:
-            version = await self._highest_available(question.model)
-        path = f"/v1/models/{quote(question.model, safe='')}"
-        if version is not None:
-            path += f"/versions/{version}"
-        answer = await self.ask(b"POST", f"{path}:predict".encode("ascii"), JSON, question.body)
+        choice = await self._choose(question)
+        answer = await self._answered(question, choice)
+        if answer.status == httpx.codes.NOT_FOUND and question.version is None:
+            # the label was moved a moment ago, and the version it had pointed at is gone: nothing was computed
+            self._remembered.forget()
+            again = await self._choose(question)
+            if again.version != choice.version:
+                choice, answer = again, await self._answered(question, again)
+        version = choice.version
         if answer.status != httpx.codes.OK:
             raise await self._refusal(question, version, answer)
         named = answer.header(b"x-model-version")
         self._names_its_version = named.isdigit()
         if named.isdigit():
             version = int(named)
+        if choice.shadow is not None:
+            self.shadow(question.model, choice.shadow, predict_path, question.body, answer.content)
         return Prediction(version, answer.content)
 
-    async def labelled(self, model: str, label: str) -> int:
-        """The version that a label points at, as of a second ago at most.
+    async def _choose(self, question: Question) -> Choice:
+        if question.version is not None:
+            return Choice(question.version)
+        choice = await self.route(question.model, question.label, question.key)
+        if choice.version is None and not self._names_its_version:
+            return Choice(await self._highest_available(question.model))
+        return choice
+
+    async def route(self, model: str, label: str | None, key: str | None) -> Choice:
+        """Where a request that names no version goes.
 
         Raises:
             NotFound: no such label.
+            Unavailable: the store, which alone knows labels, does not answer.
         """
-        return await self._remembered.get(
-            ("label", model, label), lambda: self._store.models.resolve_label(model, label)
+        try:
+            return await self._router.choose(model, label, key)
+        except Unavailable:
+            if label is not None:
+                raise
+            return Choice(None)  # predictions go on without the store
+
+    async def _answered(self, question: Question, choice: Choice) -> Reply:
+        path = predict_path(question.model, choice.version)
+        return await self.watched(
+            question.model, choice, lambda: self.ask(b"POST", path, JSON, question.body)
         )
 
-    async def with_version(self, raw_path: bytes) -> bytes:
-        """A path of TensorFlow Serving's API with a label that we know replaced by its version.
-
-        A label we do not know is the server's own business.
-        """
-        found = _LABEL_IN_PATH.match(raw_path)
-        if found is None:
-            return raw_path
-        head, model, label, rest = found.groups()
+    async def watched(self, model: str, choice: Choice, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        """``ask()``, measured for the label's guard and for the metrics."""
+        began, status = time.perf_counter(), 0
         try:
-            version = await self.labelled(model.decode("ascii"), label.decode("ascii"))
-        except (NotFound, Unavailable, UnicodeDecodeError):
-            return raw_path
-        return b"%s%s/versions/%d%s" % (head, model, version, rest or b"")
+            answer = await ask()
+            status = answer.status
+            return answer
+        except ModelyardError:
+            status = 503
+            raise
+        finally:
+            if status:  # else the client has gone away, which says nothing about the version
+                self.report(model, choice, status, time.perf_counter() - began)
+
+    def report(self, model: str, choice: Choice, status: int, seconds: float) -> None:
+        """One request was answered by ``choice``."""
+        if choice.label is not None and choice.version is not None:
+            self.telemetry.routed(model, choice.label, choice.version, status, seconds)
+        self.guards.report(model, choice, ok=status == httpx.codes.OK, seconds=seconds)
+
+    def shadow(
+        self, model: str, version: int, path: Callable[[str, int], bytes], body: bytes, given: bytes
+    ) -> None:
+        """Send a copy to another version, in the background."""
+        asked = path(model, version)
+        self._shadows.send(model, version, lambda: self.ask(b"POST", asked, JSON, body), given)
+
+    def _withdraw(
+        self, model: str, label: str, route: LabelRoute, target: str, reason: dict[str, Any]
+    ) -> None:
+        task = asyncio.create_task(self._write_withdrawal(model, label, route, target, reason))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_withdrawal(
+        self, model: str, label: str, route: LabelRoute, target: str, reason: dict[str, Any]
+    ) -> None:
+        def write() -> bool:
+            return self._store.labels.withdraw(model, label, route, target, reason)
+
+        try:
+            if await to_thread.run_sync(write):
+                self.telemetry.withdrawn(model, label)
+        except ModelyardError as error:
+            log.error("%s/%s: %s could not be withdrawn: %s", model, label, target, error.message)
+            self.guards.forget(model, label)  # judged again at the next request
+        self._remembered.forget()
 
     async def alive(self) -> None:
         """Return if the server answers anything at all.
@@ -157,11 +175,11 @@ class ModelServer:
             Unavailable: the server does not answer, or not in time.
         """
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self.deadline):
                 return await self._pool.send(method, path, headers, body)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"The model server did not answer within {DEADLINE_SECONDS:.0f} s.",
+                f"The model server did not answer within {self.deadline:g} s.",
                 hint="Send fewer instances in one request.",
             ) from error
         except OSError as error:
@@ -246,11 +264,19 @@ class ModelServer:
 
     async def aclose(self) -> None:
         """Close the pool of connections for predictions; ``http`` is its owner's."""
+        await self._shadows.aclose()
+        await asyncio.gather(*self._writing, return_exceptions=True)
         await self._pool.aclose()
 
     def forget(self) -> None:
         """A label or a version has changed through this process: look again."""
         self._remembered.forget()
+
+
+def predict_path(model: str, version: int | None) -> bytes:
+    """Of TensorFlow Serving's REST API."""
+    named = "" if version is None else f"/versions/{version}"
+    return f"/v1/models/{quote(model, safe='')}{named}:predict".encode("ascii")
 
 
 def down(error: Exception | None = None) -> Unavailable:
@@ -271,53 +297,3 @@ def error_text(answer: Reply) -> str:
         message = answer.content[:500].decode("utf-8", "replace")
         message = message or f"The model server answered {answer.status}."
     return str(message).strip()[:2000]
-
-
-def chosen_signature(signature_name: str | None, instances: list[Any] | None) -> str | None:
-    """The signature to ask: as named, or the one for image files when every instance is one."""
-    if signature_name is not None or not instances:
-        return signature_name
-    for item in instances:
-        if not (isinstance(item, dict) and item.keys() == {"b64"}):
-            return None
-    return IMAGE_SIGNATURE
-
-
-def checked_question(
-    *,
-    model: str,
-    version: int | None,
-    label: str | None,
-    signature_name: str | None,
-    instances: list[Any] | None,
-    inputs: Any,
-) -> Question:
-    """Refuse what contradicts itself, and write the body for the model server.
-
-    Raises:
-        InvalidInput: with the field to mend.
-        NotFound: a name that no model can have.
-    """
-    if version is not None and label is not None:
-        raise InvalidInput("Name a version or a label, not both.", field="label")
-    if (instances is None) == (inputs is None):
-        raise InvalidInput(
-            "Give one of 'instances' (a list with one entry per row) or 'inputs' (one value per input).",
-            field="instances",
-        )
-    if instances is not None and not instances:
-        raise InvalidInput("'instances' is empty.", field="instances", hint="Give at least one.")
-    if not re.fullmatch(r"[^\s/:?#%\x00-\x1f]{1,200}", model) or model in (".", ".."):
-        raise NotFound(
-            f"There is no model {model[:80]!r}.",
-            code="model_not_found",
-            field="model",
-            hint="See what is there with GET /models.",
-        )
-    signature = chosen_signature(signature_name, instances)
-    body: dict[str, Any] = {} if signature is None else {"signature_name": signature}
-    if instances is not None:
-        body["instances"] = instances
-    else:
-        body["inputs"] = inputs
-    return Question(model, version, label, signature, orjson.dumps(body))

@@ -13,7 +13,7 @@ import orjson
 from starlette.responses import Response
 
 from shared.jobs import Attempt, Job, JobEvent, Page
-from shared.store import Dataset, Model, Series, Version, Worker
+from shared.store import Dataset, Label, Model, ModelEvent, Series, Version, Worker
 
 T = TypeVar("T")
 _PROGRESS_DEFAULTS: dict[str, Any] = {
@@ -169,6 +169,23 @@ def version(record: Version, serving_state: str | None) -> dict[str, Any]:
     }
 
 
+def label(record: Label, seen: dict[str, Any]) -> dict[str, Any]:
+    """``LabelView``."""
+    return {
+        "name": record.name,
+        "version": record.version,
+        "route": record.route.model_dump(mode="json", exclude_none=True),
+        "history": [{**item, "until": _time(item["until"])} for item in record.history],
+        "updated_at": _time(record.updated_at),
+        "seen": seen,
+    }
+
+
+def model_event(record: ModelEvent) -> dict[str, Any]:
+    """``ModelEventView``."""
+    return {"seq": record.seq, "at": _time(record.at), "type": record.type, "data": record.data}
+
+
 def model(record: Model, serving_versions: list[int]) -> dict[str, Any]:
     """``ModelView``."""
     return {
@@ -176,6 +193,7 @@ def model(record: Model, serving_versions: list[int]) -> dict[str, Any]:
         "created_at": _time(record.created_at),
         "latest_version": record.latest_version,
         "labels": record.labels,
+        "default_version": record.default_version,
         "serving_versions": serving_versions,
     }
 

@@ -17,9 +17,17 @@ class RetryRequest(BaseModel):
     )
 
 
-class LabelRequest(BaseModel):
-    """What a label shall point at."""
+class RollbackRequest(BaseModel):
+    """What shall go back."""
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1, strict=True, examples=[3], description="An AVAILABLE version of the model.")
+    label: str | None = Field(
+        None,
+        examples=["stable"],
+        description="Goes back to what it was before. Left out: 'stable', or the only label; a model without labels "
+        "goes back by its default version.",
+    )
+    version: int | None = Field(
+        None, ge=1, strict=True, description="To this version, rather than to the one before."
+    )

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 import httpx
 from anyio import to_thread
 
-from services.api.model_server import CONNECT_SECONDS, DEADLINE_SECONDS, ModelServer
+from services.api.model_server import CONNECT_SECONDS, ModelServer
 from services.api.submission import Submission
 from services.api.telemetry import Telemetry
+from services.api.traffic import TrafficMoves
 from services.api.uploads import Uploads
 from services.api.watch import JobWatch
 from shared.job_queue import JobQueue
 from shared.model_repo import ModelRepo
 from shared.serving_client import ServingClient
+from shared.serving_config import ServingConfig, Settler
 from shared.settings import Settings
 from shared.store import Store
 from shared.sweeper import Sweeper
@@ -38,7 +40,9 @@ class Resources:
     queue: JobQueue
     repo: ModelRepo
     serving: ServingClient
+    serving_config: ServingConfig
     model_server: ModelServer
+    traffic: TrafficMoves
     tensorboard: httpx.AsyncClient | None
     submission: Submission
     uploads: Uploads
@@ -62,12 +66,14 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
         stack.callback(queue.close)
         serving = ServingClient(settings.serving_url)
         stack.callback(serving.close)
-        forward = await stack.enter_async_context(_client(settings.serving_url))
-        model_server = ModelServer(settings, store, forward)
+        forward = await stack.enter_async_context(
+            _client(settings.serving_url, settings.predict_timeout_seconds)
+        )
+        model_server = ModelServer(settings, store, forward, telemetry)
         stack.push_async_callback(model_server.aclose)
         tensorboard = None
         if settings.tensorboard_url is not None:
-            tensorboard = await stack.enter_async_context(_client(settings.tensorboard_url))
+            tensorboard = await stack.enter_async_context(_client(settings.tensorboard_url, 120.0))
         watch = JobWatch(store)
         stack.callback(watch.close)
         uploads = Uploads(store, settings.paths.datasets, max_mb=settings.max_upload_mb)
@@ -75,13 +81,26 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
         sweeper = Sweeper(store, queue, every_seconds=settings.sweep_seconds)
         sweeper.start()
         stack.callback(sweeper.stop)
+        serving_config = ServingConfig.of(settings, store)
+        settler = Settler(serving_config, store, every_seconds=settings.sweep_seconds)
+        settler.start()
+        stack.callback(settler.stop)
         resources = Resources(
             settings=settings,
             store=store,
             queue=queue,
             repo=ModelRepo(settings.paths.models),
             serving=serving,
+            serving_config=serving_config,
             model_server=model_server,
+            traffic=TrafficMoves(
+                store,
+                serving_config,
+                serving,
+                model_server,
+                timeout_seconds=settings.publish_timeout_seconds,
+                keep_waiting=lambda: not watch.closed,
+            ),
             tensorboard=tensorboard,
             submission=Submission(store, queue, settings),
             uploads=uploads,
@@ -92,10 +111,10 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
         yield resources
 
 
-def _client(base_url: str) -> httpx.AsyncClient:
+def _client(base_url: str, timeout: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=base_url,
-        timeout=httpx.Timeout(DEADLINE_SECONDS, connect=CONNECT_SECONDS),
+        timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=POOL_CONNECTIONS, max_keepalive_connections=POOL_CONNECTIONS),
         trust_env=False,  # a proxy for the outside world has no business between our own processes
     )

@@ -49,6 +49,40 @@ class Telemetry:
             registry=self.registry,
         )
 
+        labelled = ["model", "label", "version"]
+        self._routed = Counter(
+            "modelyard_label_requests",
+            "Requests by label, and the version it sent them to.",
+            [*labelled, "status"],
+            registry=self.registry,
+        )
+        self._routed_seconds = Histogram(
+            "modelyard_label_request_seconds",
+            "Time the model server took for them.",
+            labelled,
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._withdrawn = Counter(
+            "modelyard_label_withdrawals",
+            "Versions that a label's guard has taken out of its traffic.",
+            ["model", "label"],
+            registry=self.registry,
+        )
+        self._shadows = Counter(
+            "modelyard_shadow_requests",
+            "Copies of requests: same, different, not_compared, failed or left_out.",
+            ["model", "version", "outcome"],
+            registry=self.registry,
+        )
+        self._shadow_seconds = Histogram(
+            "modelyard_shadow_request_seconds",
+            "Time the model server took for them.",
+            ["model", "version"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
     def request(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """One request was answered; ``seconds`` None for a stream."""
         self._requests.labels(method, route, str(status)).inc()
@@ -58,6 +92,21 @@ class Telemetry:
     def prediction(self, model: str) -> None:
         """One predict request was answered."""
         self._predictions.labels(model).inc()
+
+    def routed(self, model: str, label: str, version: int, status: int, seconds: float) -> None:
+        """One request that named a label was answered."""
+        self._routed.labels(model, label, str(version), str(status)).inc()
+        self._routed_seconds.labels(model, label, str(version)).observe(seconds)
+
+    def withdrawn(self, model: str, label: str) -> None:
+        """A guard has acted."""
+        self._withdrawn.labels(model, label).inc()
+
+    def shadow(self, model: str, version: int, outcome: str, seconds: float | None) -> None:
+        """One copy of a request was sent, or left out."""
+        self._shadows.labels(model, str(version), outcome).inc()
+        if seconds is not None:
+            self._shadow_seconds.labels(model, str(version)).observe(seconds)
 
     def watch(self, store: Store, queue: JobQueue, *, alive_within: float) -> None:
         """Also report the platform's state, asked at each scrape."""

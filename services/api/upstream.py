@@ -9,7 +9,6 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from services.api.model_server import ModelServer
 from shared.errors import Unavailable
 
 # RFC 9110, 7.6.1: these speak of one connection, not of the message
@@ -18,8 +17,8 @@ _HOP_BY_HOP = frozenset(
     b"transfer-encoding upgrade".split()
 )
 SMALL_BYTES = 2**20
-_OURS = frozenset({b"host", b"x-request-id"})
-_ANSWER_OURS = frozenset({b"date", b"server"})
+OURS = frozenset({b"host", b"x-request-id"})
+OURS_IN_ANSWERS = frozenset({b"date", b"server"})
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -51,26 +50,6 @@ def is_small(request: Request) -> bool:
     )
 
 
-async def pass_through_small(server: ModelServer, request: Request, *, raw_path: bytes) -> Response:
-    """``pass_through`` for the model server and small requests, by its fast way, in memory.
-
-    Raises:
-        Unavailable: the server does not answer.
-    """
-    query: bytes = request.scope["query_string"]
-    answer = await server.ask(
-        request.method.encode("ascii"),
-        raw_path + (b"?" + query if query else b""),
-        forwarded(request.headers.raw, _OURS | {b"content-length", b"expect"}),
-        await request.body(),
-    )
-    response = Response(answer.content, answer.status)
-    response.raw_headers = forwarded(answer.headers, _ANSWER_OURS | {b"content-length"})
-    if answer.status not in (204, 304):
-        response.raw_headers.append((b"content-length", b"%d" % len(answer.content)))
-    return response
-
-
 async def pass_through(
     client: httpx.AsyncClient,
     request: Request,
@@ -83,7 +62,7 @@ async def pass_through(
     Raises:
         Unavailable: ``down``, when the other server does not answer.
     """
-    headers = forwarded(request.headers.raw, _OURS)
+    headers = forwarded(request.headers.raw, OURS)
     if not any(name == b"accept-encoding" for name, _ in headers):
         headers.append((b"accept-encoding", b"identity"))  # httpx would ask for gzip in the client's name
     has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
@@ -102,7 +81,7 @@ async def pass_through(
     response = StreamingResponse(
         _body(answer), status_code=answer.status_code, background=BackgroundTask(answer.aclose)
     )
-    response.raw_headers = forwarded(answer.headers.raw, _ANSWER_OURS)
+    response.raw_headers = forwarded(answer.headers.raw, OURS_IN_ANSWERS)
     return response
 
 

@@ -247,10 +247,11 @@ def _catalog(options: Options) -> Catalog:
     given: dict[str, ModelConfig] = {}
     file: ConfigFile | None = None
     if options.model_config_file is not None:
-        file = ConfigFile(options.model_config_file, options.config_poll_seconds)
         # Beside a folder of models the file only adds to what is found, and may come later.
-        if options.models_dir is None or options.model_config_file.exists():
-            file.read()
+        file = ConfigFile(
+            options.model_config_file, options.config_poll_seconds, optional=options.models_dir is not None
+        )
+        file.read()
     elif options.model_base_path:
         given[options.model_name] = ModelConfig(options.model_name, options.model_base_path)
     return Catalog(given, file, ModelsFolder(str(options.models_dir)) if options.models_dir else None)

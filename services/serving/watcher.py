@@ -17,10 +17,14 @@ log = logging.getLogger("serving.watcher")
 
 
 class ConfigFile:
-    """A ``models.config`` that is read again every ``poll_seconds`` (0 = never). For one thread."""
+    """A ``models.config`` that is read again every ``poll_seconds`` (0 = never). For one thread.
 
-    def __init__(self, path: Path, poll_seconds: float) -> None:
+    ``optional``: a file that is not there lists nothing.
+    """
+
+    def __init__(self, path: Path, poll_seconds: float, *, optional: bool = False) -> None:
         self._path = path
+        self._optional = optional
         self._poll_seconds = poll_seconds
         self._read_at: float | None = None
         self._complaint = ""
@@ -36,6 +40,9 @@ class ConfigFile:
         try:
             self._models = parse_models_config(self._path.read_text())
         except (OSError, UnicodeDecodeError, ConfigError) as error:
+            if self._optional and isinstance(error, FileNotFoundError):
+                self._models = {}
+                return self._models
             raise ConfigError(f"{self._path}: {error}") from None
         return self._models
 

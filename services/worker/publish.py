@@ -12,6 +12,8 @@ from services.worker.protocol import Finished
 from shared.jobs import Claim, Job
 from shared.model_repo import ModelRepo, tree_size
 from shared.serving_client import ServingClient
+from shared.serving_config import ServingConfig
+from shared.specs.traffic import LabelRoute
 from shared.store import Publication, Store
 
 
@@ -22,6 +24,7 @@ class Publisher:
     store: Store
     repo: ModelRepo
     serving: ServingClient
+    config: ServingConfig
     timeout_seconds: float
 
     def publish(
@@ -48,23 +51,34 @@ class Publisher:
             classes=finished.classes,
             lineage=lineage,
         )
-        return self.store.models.publish(
+        version = self.store.models.publish(
             claim, model, publication, place=lambda lowest: self.repo.place(model, staged, job.id, lowest)
         )
+        self.config.write()
+        return version
 
     def prove(self, job: Job, model: str, version: int, keep_waiting: Callable[[], bool]) -> bool:
         """Wait until the version is AVAILABLE, then move the label the job asked for.
 
-        Returns False, and leaves the label alone, if a later version had overtaken it by then.
+        Returns False if a later version had overtaken it by then, so that it is not loaded. With a label it is loaded
+        all the same, for the label's sake.
 
         Raises:
             LoadFailed: it did not become AVAILABLE.
         """
-        self.serving.wait_available(model, version, timeout=self.timeout_seconds, keep_waiting=keep_waiting)
+        served = self.serving.wait_available(
+            model, version, timeout=self.timeout_seconds, keep_waiting=keep_waiting
+        )
+        self.store.labels.published(model, version)
         label = (job.spec.get("publish") or {}).get("label")
+        if label and not served:
+            self.store.labels.prepare(model, label, [version])
+            self.config.write()
+            self.serving.wait_loaded(model, version, timeout=self.timeout_seconds)
         if label:
-            self.store.models.set_label(model, label, version)
-        return True
+            self.store.labels.put(model, label, LabelRoute(version=version), why=f"published by {job.id}")
+        self.config.write()
+        return served or bool(label)
 
 
 def _trained_on(job: Job, run: dict[str, Any]) -> dict[str, Any]:

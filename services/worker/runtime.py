@@ -21,6 +21,7 @@ from shared.errors import ModelyardError, Unavailable
 from shared.job_queue import JobQueue
 from shared.model_repo import ModelRepo
 from shared.serving_client import ServingClient
+from shared.serving_config import ServingConfig
 from shared.settings import Settings
 from shared.store import Store
 from shared.sweeper import Sweeper
@@ -50,7 +51,11 @@ class Runtime:
             worker_id=self.worker_id,
             store=self.store,
             publisher=Publisher(
-                self.store, ModelRepo(settings.paths.models), self.serving, settings.publish_timeout_seconds
+                self.store,
+                ModelRepo(settings.paths.models),
+                self.serving,
+                ServingConfig.of(settings, self.store),
+                settings.publish_timeout_seconds,
             ),
             preloader=self.preloader,
             stopping=self.stopping,

@@ -12,6 +12,7 @@ from shared.store.claims import ClaimStore, Report, Swept
 from shared.store.database import Database
 from shared.store.datasets import Dataset, DatasetStore
 from shared.store.jobs import JobStore, Series
+from shared.store.labels import Label, LabelStore, ModelEvent, Traffic, Wanted
 from shared.store.migrate import current_revision, head_revision, migrate
 from shared.store.models import Model, ModelStore, Publication, Version
 from shared.store.workers import Worker, WorkerStore
@@ -22,14 +23,19 @@ __all__ = [
     "Dataset",
     "DatasetStore",
     "JobStore",
+    "Label",
+    "LabelStore",
     "Model",
+    "ModelEvent",
     "ModelStore",
     "Publication",
     "Report",
     "Series",
     "Store",
     "Swept",
+    "Traffic",
     "Version",
+    "Wanted",
     "Worker",
     "WorkerStore",
     "current_revision",
@@ -47,6 +53,7 @@ class Store:
         self.claims = ClaimStore(self._db)
         self.datasets = DatasetStore(self._db)
         self.models = ModelStore(self._db)
+        self.labels = LabelStore(self._db)
         self.workers = WorkerStore(self._db)
 
     def ping(self) -> None:

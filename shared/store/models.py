@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.errors import Conflict, NotFound, StaleClaim
 from shared.jobs import Claim, JobState, Page
 from shared.store.database import Database, json_safe
+from shared.store.labels import holders
 from shared.store.schema import jobs, model_labels, model_versions, models
 
 
@@ -43,6 +44,7 @@ class Model:
     latest_version: int | None
     labels: dict[str, int] = field(default_factory=dict)
     next_version: int = 1
+    default_version: int | None = None  # after a rollback; None: the highest AVAILABLE one
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class ModelStore:
                     }
                 ],
             )
-            tx.execute(update(models).where(models.c.name == model).values(last_version=max(last, version)))
+            changes = {"last_version": max(last, version), "traffic_at": self._db.now()}
+            tx.execute(update(models).where(models.c.name == model).values(**changes))
         return version
 
     def published_by(self, job_id: str) -> tuple[str, int] | None:
@@ -115,47 +118,6 @@ class ModelStore:
                 .limit(1)
             ).one_or_none()
         return (row.model, row.version) if row is not None else None
-
-    def set_label(self, model: str, label: str, version: int) -> None:
-        """Point ``label`` at a version.
-
-        Raises:
-            NotFound: no such model or version.
-        """
-        with self._db.write() as tx:
-            self._version_row(tx, model, version)
-            now = tx.execute(select(self._db.now())).scalar_one()
-            self._db.upsert(
-                tx, model_labels, [{"model": model, "label": label, "version": version, "updated_at": now}]
-            )
-
-    def delete_label(self, model: str, label: str) -> None:
-        """Remove a label; one that is not there is no error."""
-        with self._db.write() as tx:
-            tx.execute(
-                delete(model_labels).where(model_labels.c.model == model, model_labels.c.label == label)
-            )
-
-    def resolve_label(self, model: str, label: str) -> int:
-        """The version a label points at.
-
-        Raises:
-            NotFound: no such model or label.
-        """
-        with self._db.read() as tx:
-            version = tx.execute(
-                select(model_labels.c.version).where(
-                    model_labels.c.model == model, model_labels.c.label == label
-                )
-            ).scalar_one_or_none()
-        if version is None:
-            raise NotFound(
-                f"The model {model!r} has no label {label[:80]!r}.",
-                code="label_not_found",
-                field="label",
-                hint=f"See its labels with GET /models/{model}.",
-            )
-        return int(version)
 
     def find(self, *, after: str | None = None, limit: int = 50) -> Page[Model]:
         """Models by name; ``after`` is the last name seen."""
@@ -218,14 +180,14 @@ class ModelStore:
 
         Raises:
             NotFound: no such model or version.
-            Conflict: a label points at it.
+            Conflict: a label leads to it, or it is the default.
         """
         with self._db.write() as tx:
-            labels = self._labels(tx, name)
-            record = _version(self._version_row(tx, name, version), labels)
-            if record.labels:
+            record = _version(self._version_row(tx, name, version), self._labels(tx, name))
+            holder = holders(tx, name).get(version)
+            if holder is not None:
                 raise Conflict(
-                    f"Version {version} of {name!r} has the label {record.labels[0]!r}.",
+                    f"Version {version} of {name!r} gets requests by {holder}.",
                     code="version_labelled",
                     hint="Move the label to another version first.",
                 )
@@ -272,7 +234,10 @@ class ModelStore:
                 model_versions.c.model == row.name, model_versions.c.deleted_at.is_(None)
             )
         ).scalar_one()
-        return Model(row.name, row.created_at, latest, self._labels(tx, row.name), row.last_version + 1)
+        default = (row.traffic or {}).get("default")
+        return Model(
+            row.name, row.created_at, latest, self._labels(tx, row.name), row.last_version + 1, default
+        )
 
     def _version_row(self, tx: Connection, model: str, version: int) -> Row[Any]:
         row = tx.execute(

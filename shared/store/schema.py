@@ -159,6 +159,10 @@ models = Table(
     Column("name", String(63), primary_key=True),
     Column("created_at", Double, nullable=False),
     Column("last_version", BigInteger, nullable=False, server_default="0"),  # highest ever; never goes down
+    Column(
+        "traffic", JSON
+    ),  # {"default": version, "pending": {label: versions}, "released": {version: when}}
+    Column("traffic_at", Double, index=True),  # when what should be loaded last changed
 )
 
 model_versions = Table(
@@ -184,7 +188,20 @@ model_labels = Table(
     Column("label", String(63)),
     Column("version", BigInteger, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("route", JSON),  # a LabelRoute; null: everything to ``version``
+    Column("history", JSON),  # earlier routes, the last one last
     PrimaryKeyConstraint("model", "label"),
+)
+
+model_events = Table(
+    "model_events",
+    metadata,
+    Column("model", String(63), ForeignKey("models.name", ondelete="CASCADE")),
+    Column("seq", BigInteger),
+    Column("at", Double, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("data", JSON, nullable=False),
+    PrimaryKeyConstraint("model", "seq"),
 )
 
 workers = Table(

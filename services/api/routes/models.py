@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from services.api import render
-from services.api.body import checked, json_of
-from services.api.deps import Limit, ModelName, NameFilter, RawBody, ResourcesDep, VersionNumber
-from services.api.describe import json_body, problems
-from services.api.requests import LabelRequest
+from services.api.deps import Limit, ModelName, NameFilter, ResourcesDep, VersionNumber
+from services.api.describe import problems
 from services.api.resources import Resources
-from shared.errors import Conflict, InvalidInput, Unavailable
-from shared.names import checked_name
+from shared.errors import Unavailable
 from shared.serving_client import VersionState
 from shared.views import ModelList, ModelView, VersionList, VersionView
 
 router = APIRouter(tags=["models"])
 
 AVAILABLE = "AVAILABLE"
-LabelName = Annotated[str, Path(examples=["stable"])]
 
 
 def _states(resources: Resources, names: Iterable[str]) -> dict[str, dict[int, VersionState]]:
@@ -40,7 +36,8 @@ def _available(states: dict[int, VersionState]) -> list[int]:
     return sorted(number for number, state in states.items() if state.state == AVAILABLE)
 
 
-def _model_answer(resources: Resources, name: str) -> Response:
+def model_answer(resources: Resources, name: str) -> Response:
+    """``ModelView`` as it is now."""
     record = resources.store.models.get(name)
     states = _states(resources, [name]).get(name, {})
     return render.answer(render.model(record, _available(states)))
@@ -65,7 +62,7 @@ def list_models(resources: ResourcesDep, limit: Limit = 50, after: NameFilter = 
 )  # fmt: skip
 def get_model(model: ModelName, resources: ResourcesDep) -> Response:
     """Its labels, its latest version, and which versions are served."""
-    return _model_answer(resources, model)
+    return model_answer(resources, model)
 
 
 @router.get(
@@ -116,53 +113,9 @@ def get_version(model: ModelName, version: VersionNumber, resources: ResourcesDe
     responses=problems(404, 409, 503),
 )
 def delete_version(model: ModelName, version: VersionNumber, resources: ResourcesDep) -> Response:
-    """Refused while a label points at it. Its number is never used again."""
+    """Refused while a label leads to it. Its number is never used again."""
     resources.store.models.delete_version(model, version)
+    resources.serving_config.write()
     resources.repo.remove(model, version)
-    resources.model_server.forget()
-    return Response(status_code=204)
-
-
-@router.put(
-    "/models/{model}/labels/{label}",
-    operation_id="setLabel",
-    summary="Point a label at a version",
-    response_model=ModelView,
-    responses=problems(400, 404, 409, 422, 503),
-    openapi_extra=json_body(LabelRequest, {"three": ("Version 3 from now on", {"version": 3})}),
-)
-def set_label(model: ModelName, label: LabelName, raw: RawBody, resources: ResourcesDep) -> Response:
-    """Only at a version that the model server says is AVAILABLE, so that a label never points at nothing."""
-    checked_name(label, field="label")
-    version = checked(LabelRequest.model_validate, json_of(raw)).version
-    if version > 2**62:
-        raise InvalidInput(f"There is no version {version}.", field="version")
-    resources.store.models.version(model, version)
-    state = resources.serving.states(model).get(version)
-    if state is None or state.state != AVAILABLE:
-        said = f"says {state.state}" if state else "does not know it"
-        raise Conflict(
-            f"Version {version} of {model!r} is not AVAILABLE: the model server {said}.",
-            code="version_not_available",
-            field="version",
-            hint=f"GET /models/{model}/versions shows the state of each version.",
-        )
-    resources.store.models.set_label(model, label, version)
-    resources.model_server.forget()
-    return _model_answer(resources, model)
-
-
-@router.delete(
-    "/models/{model}/labels/{label}",
-    status_code=204,
-    operation_id="deleteLabel",
-    summary="Remove a label",
-    responses=problems(404, 503),
-)
-def delete_label(model: ModelName, label: LabelName, resources: ResourcesDep) -> Response:
-    """A label that is not there is no error; an unknown model is."""
-    checked_name(label, field="label")
-    resources.store.models.get(model)
-    resources.store.models.delete_label(model, label)
     resources.model_server.forget()
     return Response(status_code=204)

@@ -10,10 +10,9 @@ import pytest
 from shared.errors import Conflict, NotFound
 from shared.jobs import Claim
 from shared.model_repo import ModelRepo
-from shared.store import Publication, Store
+from shared.store import Store
 from tests.builders import train_spec
-
-PUBLICATION = Publication(10, {"accuracy": 0.9}, {"serving_default": {}}, ["a", "b"], {"seed": 1})
+from tests.contract.store.publishing import PUBLICATION
 
 
 def a_claim(store: Store) -> Claim:
@@ -92,20 +91,6 @@ def test_files_made_visible_by_an_attempt_that_died_are_adopted(store: Store, tm
     assert store.models.publish(claim, "m", PUBLICATION, place=place) == 1
     assert repo.versions("m") == [1]
     assert store.models.published_by(claim.job_id) == ("m", 1)
-
-
-def test_labels_point_at_versions_that_exist_and_protect_them(store: Store) -> None:
-    store.models.publish(a_claim(store), "m", PUBLICATION, place=lambda lowest: lowest)
-    with pytest.raises(NotFound):
-        store.models.set_label("m", "stable", 9)
-    store.models.set_label("m", "stable", 1)
-    assert store.models.resolve_label("m", "stable") == 1
-    assert store.models.version("m", 1).labels == ("stable",)
-    with pytest.raises(Conflict, match="stable"):
-        store.models.delete_version("m", 1)
-    store.models.delete_label("m", "stable")
-    with pytest.raises(NotFound, match="stable"):
-        store.models.resolve_label("m", "stable")
 
 
 def test_models_page_by_name(store: Store) -> None:

@@ -154,6 +154,7 @@ def start_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
             "broker_url": "redis://127.0.0.1:1/0",
             "serving_url": "http://127.0.0.1:1",
             "sweep_seconds": 0.1,
+            "publish_timeout_seconds": 1.0,
             **changes,
         }
         settings = Settings(**wanted)

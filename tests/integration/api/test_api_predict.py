@@ -11,6 +11,7 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from shared.specs.traffic import LabelRoute
 from shared.views import PredictResponse, Problem
 from tests.integration.api.conftest import Api, ModelServer, Running, publish
 
@@ -69,7 +70,7 @@ def test_labels_are_resolved_by_the_store(api: Api, model_server: ModelServer) -
     for _ in range(2):
         publish(api.store, "m")
     model_server.states["m"] = {1: "AVAILABLE", 2: "AVAILABLE"}
-    api.store.models.set_label("m", "stable", 1)
+    api.store.labels.put("m", "stable", LabelRoute(version=1))
     assert _ask(api, model="m", label="stable", instances=[[1]]).version == 1
     moved = api.http.put("/models/m/labels/stable", json={"version": 2})
     assert moved.status_code == 200
@@ -259,7 +260,7 @@ def test_chunked_bodies_pass_through(api: Api, model_server: ModelServer) -> Non
 
 def test_labels_in_the_path_become_versions(api: Api, model_server: ModelServer) -> None:
     publish(api.store, "m")
-    api.store.models.set_label("m", "stable", 1)
+    api.store.labels.put("m", "stable", LabelRoute(version=1))
     model_server.states["m"] = {1: "AVAILABLE"}
     answer = api.http.post("/v1/models/m/labels/stable:predict", json={"instances": [1]})
     assert answer.json() == {"predictions": [[1.0]]}
