@@ -1,9 +1,9 @@
 """The raw-column front end of a model that was trained on a table: what it takes from clients, and what it does inside.
 
 Training happens on a float32 matrix [rows, columns], numeric columns first, then the codes of the categorical ones.
-``encoder`` is the model's own first part: numbers are normalized, codes become one-hot rows or embeddings.
-``with_raw_inputs`` is put before the model when it is saved or exported: one named input a column, looked up by Keras'
-own layers, so that a client sends ``{"age": 41.0, "color": "red"}``. A value that training has not seen gets code 0.
+``encoder`` is the model's own first part: numbers are normalized, codes become one-hot rows or embeddings. ``front`` is
+put before the model when it is exported: one named input a column, looked up by Keras' own layers, so that a client
+sends ``{"age": 41.0, "color": "red"}``. A value that training has not seen gets code 0.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from services.worker.training.data.moments import mean_and_variance
-from services.worker.training.data.record import RowArray
-from services.worker.training.data.table import Column
+from services.worker.training.data.record import Array, RowArray
+from services.worker.training.data.table import Column, raw_rows
 
 
 def encoder(table: Sequence[Column], x: RowArray, *, normalize: bool) -> keras.Model:
@@ -51,21 +52,62 @@ def encoder(table: Sequence[Column], x: RowArray, *, normalize: bool) -> keras.M
     return keras.Model(inputs, outputs, name="encode")
 
 
-def with_raw_inputs(model: keras.Model, table: Sequence[Column]) -> keras.Model:
-    """``model``, whose input is the matrix, behind one input [batch] a column, named by the columns' aliases.
+def front(table: Sequence[Column]) -> keras.Model:
+    """A model from one input [batch] a column, named by the columns' aliases, to the matrix float32 [batch, columns].
 
     Inputs are float32 (NaN where a number is missing), bool, string, or int64 (categories that are whole numbers).
     """
     inputs = {column.alias: keras.Input((), dtype=column.dtype, name=column.alias) for column in table}
     numbers = [_number(column, inputs[column.alias]) for column in table]
-    return keras.Model(inputs, model(keras.ops.stack(numbers, axis=1)), name=f"{model.name}_of_columns")
+    return keras.Model(inputs, keras.ops.stack(numbers, axis=1), name="columns")
+
+
+def with_raw_inputs(model: keras.Model, table: Sequence[Column]) -> keras.Model:
+    """``model``, whose input is the matrix, behind ``front``: one model that takes raw columns."""
+    before = front(table)
+    return keras.Model(before.inputs, model(before.outputs[0]), name=f"{model.name}_of_columns")
 
 
 def input_signature(table: Sequence[Column]) -> dict[str, Any]:
-    """A ``TensorSpec`` for each input of ``with_raw_inputs``, by alias."""
+    """A ``TensorSpec`` for each input of ``front``, by alias."""
     return {
         column.alias: tf.TensorSpec((None,), getattr(tf, column.dtype), name=column.alias) for column in table
     }
+
+
+def example_features(table: Sequence[Column]) -> dict[str, Any]:
+    """How a ``tf.Example`` holds a row: a feature a column, by the column's name; what may be missing may be absent."""
+    found: dict[str, Any] = {}
+    for column in table:
+        if column.kind == "categorical" and column.dtype == "string":
+            found[column.name] = tf.io.FixedLenFeature([], tf.string, "" if column.missing else None)
+        elif column.kind == "numeric":
+            found[column.name] = tf.io.FixedLenFeature([], tf.float32, column.fill)
+        else:
+            found[column.name] = tf.io.FixedLenFeature([], tf.int64)
+    return found
+
+
+def from_examples(examples: Any, table: Sequence[Column]) -> dict[str, Any]:
+    """Serialized examples, string [n], as the inputs of ``front``."""
+    parsed = tf.io.parse_example(examples, example_features(table))
+    return {column.alias: tf.cast(parsed[column.name], getattr(tf, column.dtype)) for column in table}
+
+
+def example_of(row: Array, table: Sequence[Column]) -> dict[str, Any]:
+    """One row of the matrix, float32 [columns], as the features of a ``tf.train.Example``."""
+    raw = raw_rows(table, row[np.newaxis])
+    found: dict[str, Any] = {}
+    for column in table:
+        value = raw[column.alias][0]
+        if column.dtype == "string":
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[str(value).encode()]))
+        elif column.dtype == "float32":
+            feature = tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
+        else:
+            feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
+        found[column.name] = feature
+    return found
 
 
 def _number(column: Column, raw: Any) -> Any:

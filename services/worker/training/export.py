@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from services.worker.training import signatures
+from services.worker.training import columns, signatures
 from services.worker.training.data.record import Array
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.model_facts import ModelFacts
@@ -77,7 +77,10 @@ def export(
 def _write(model: keras.Model, facts: ModelFacts, names: list[str], folder: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
-    for name, endpoint in signatures.endpoints(model, facts, names).items():
+    front = columns.front(facts.table) if facts.table is not None else None
+    if front is not None:
+        archive.track(front)
+    for name, endpoint in signatures.endpoints(model, facts, names, front).items():
         archive.add_endpoint(name, endpoint.call, input_signature=endpoint.inputs)
     archive.write_out(str(folder), verbose=False)
     methods = {name: method for name, method in signatures.METHODS.items() if name in names}
@@ -119,10 +122,12 @@ class _Proof:
         self._facts = facts
         self._rows = rows
         self._expected = expected
-        self._floats = tf.constant(rows.astype(np.float32))
+        self._request = {
+            name: tf.constant(values) for name, values in signatures.request_of(rows, facts).items()
+        }
 
     def serving_default(self, signature: Callable[..., Any]) -> float:
-        return self._numbers(signature(**{self._facts.input_alias: self._floats}))
+        return self._numbers(signature(**self._request))
 
     def pixels(self, signature: Callable[..., Any]) -> float:
         return self._numbers(signature(**{self._facts.input_alias: tf.constant(self._rows)}))
@@ -133,7 +138,7 @@ class _Proof:
         return self._numbers(signature(image_bytes=tf.constant([png(row) for row in self._rows])))
 
     def class_names(self, signature: Callable[..., Any]) -> float:
-        answer = signature(**{self._facts.input_alias: self._floats})
+        answer = signature(**self._request)
         scores = self._scores()
         classes = np.array(self._facts.classes or [])
         found = np.array([name.decode() for name in answer["class"].numpy()])
@@ -181,6 +186,8 @@ def example(row: Array, facts: ModelFacts) -> bytes:
         feature = {
             signatures.IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[png(row)]))
         }
+    elif facts.table is not None:
+        feature = columns.example_of(row, facts.table)
     elif signatures.by_column(facts):
         feature = {name: floats([value]) for name, value in zip(facts.columns or (), row, strict=True)}
     else:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from services.worker.training.compiling import Compiled
 from services.worker.training.data.record import InputKind, Task, TrainingData
+from services.worker.training.data.table import Column
 from services.worker.training.heads import Head
+from services.worker.training.pixels import Pixels
 
 FORMAT = 1
 
@@ -37,6 +39,8 @@ class ModelFacts:
     logits: bool
     outputs: int
     data: dict[str, Any]
+    table: tuple[Column, ...] | None = None  # of rows that are columns of several kinds
+    pixels: Pixels | None = None  # how encoded images became the data's rows
 
     @property
     def input_alias(self) -> str:
@@ -64,6 +68,8 @@ class ModelFacts:
             "outputs": self.outputs,
             "outputs_were_logits": self.logits,
             "data": self.data,
+            "table": [column.as_dict() for column in self.table] if self.table is not None else None,
+            "pixels": asdict(self.pixels) if self.pixels is not None else None,
         }
 
 
@@ -80,6 +86,8 @@ def of_training(data: TrainingData, head: Head, compiled: Compiled) -> ModelFact
         logits=compiled.logits,
         outputs=head.units,
         data={"source": data.source, "fingerprint": data.fingerprint},
+        table=data.table,
+        pixels=data.pixels,
     )
 
 
@@ -103,4 +111,6 @@ def from_dict(data: dict[str, Any]) -> ModelFacts:
         logits=bool(data["outputs_were_logits"]),
         outputs=int(data["outputs"]),
         data=dict(data["data"]),
+        table=tuple(map(Column.from_dict, data["table"])) if data.get("table") else None,
+        pixels=Pixels(**data["pixels"]) if data.get("pixels") else None,
     )

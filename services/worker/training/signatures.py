@@ -1,7 +1,8 @@
 """The signatures of an exported SavedModel: what a client may send, and in which form it gets its answer.
 
     serving_default  ``image`` float32 [n, height, width, channels] in the data's own range (bytes: 0-255), or
-                     ``features`` float32 [n, ...]; float32, so that whole and fractional JSON numbers both do
+                     ``features`` float32 [n, ...]; float32, so that whole and fractional JSON numbers both do; or, for
+                     tables with columns of several kinds, one input [n] a column (see ``columns``)
     pixels           ``image`` uint8 [n, height, width, channels], a quarter of the bytes on the wire
     image_bytes      ``image_bytes`` string [n], PNG or JPEG files; colour, size and range are adapted
     class_names      rows as in serving_default -> ``class`` string [n] and its ``probability`` float32 [n]
@@ -21,9 +22,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from services.worker.training import columns, pixels
+from services.worker.training.data.record import Array
+from services.worker.training.data.table import raw_rows
 from services.worker.training.model_facts import ModelFacts
+from services.worker.training.pixels import Pixels
 
 # of tensorflow/serving: servables/tensorflow/classifier.cc and regressor.cc look for these
 METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
@@ -56,16 +62,20 @@ def possible(facts: ModelFacts) -> list[str]:
     return [*found, "regress"] if facts.outputs == 1 and readable else found
 
 
-def endpoints(model: Any, facts: ModelFacts, names: list[str]) -> dict[str, Endpoint]:
-    """The functions behind the signatures ``names`` of ``model``, a Keras model or a function on float32 rows."""
-    made = _Endpoints(model, facts)
+def endpoints(model: Any, facts: ModelFacts, names: list[str], front: Any = None) -> dict[str, Endpoint]:
+    """The functions behind the signatures ``names`` of ``model``, a Keras model or a function on float32 rows.
+
+    ``front`` is ``columns.front`` of ``facts.table``, where there is one.
+    """
+    made = _Endpoints(model, facts, front)
     return {name: getattr(made, name)() for name in names}
 
 
 class _Endpoints:
-    def __init__(self, model: Any, facts: ModelFacts) -> None:
+    def __init__(self, model: Any, facts: ModelFacts, front: Any) -> None:
         self._model = model
         self._facts = facts
+        self._front = front
 
     def serving_default(self) -> Endpoint:
         return Endpoint(lambda rows: self._named(self._answer(rows)), [self._rows(tf.float32)])
@@ -103,12 +113,16 @@ class _Endpoints:
         )
 
     def _rows(self, dtype: Any) -> Any:
+        if self._facts.table is not None:
+            return columns.input_signature(self._facts.table)
         return tf.TensorSpec((None, *self._facts.input_shape), dtype, name=self._facts.input_alias)
 
     def _named(self, outputs: Any) -> dict[str, Any]:
         return {self._facts.output_alias: outputs}
 
     def _answer(self, rows: Any) -> Any:
+        if self._front is not None:
+            rows = self._front(rows)
         return probabilities(self._model(rows, training=False), self._facts)
 
     def _scores(self, rows: Any) -> Any:
@@ -122,13 +136,18 @@ class _Endpoints:
         return tf.constant(self._facts.classes, tf.string)
 
     def _decoded(self, files: Any) -> Any:
-        return decoded(files, self._facts.input_shape, self._facts.largest_value / 255.0)
+        height, width, channels = self._facts.input_shape
+        return decoded(
+            files, self._facts.pixels or Pixels(height, width, channels), self._facts.largest_value / 255.0
+        )
 
     def _from_examples(self, examples: Any) -> Any:
         facts = self._facts
         if facts.input_kind == "image":
             spec = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
             return self._decoded(tf.io.parse_example(examples, spec)[IMAGE_FEATURE])
+        if facts.table is not None:
+            return columns.from_examples(examples, facts.table)
         if by_column(facts):
             names = facts.columns or []
             parsed = tf.io.parse_example(
@@ -155,14 +174,17 @@ def probabilities(outputs: Any, facts: ModelFacts) -> Any:
     return tf.cast(outputs, tf.float32)
 
 
-def decoded(files: Any, shape: tuple[int, ...], scale: float) -> Any:
-    """Image files, string [n], as float32 [n, *shape] with values up to 255 times ``scale``."""
-    height, width, channels = shape
+def decoded(files: Any, how: Pixels, scale: float) -> Any:
+    """Image files, string [n], as float32 [n, height, width, channels] with values up to 255 times ``scale``."""
+    return tf.map_fn(
+        lambda file: pixels.decode(file, how) * scale,
+        files,
+        fn_output_signature=tf.TensorSpec(how.shape, tf.float32),
+    )
 
-    def one(file: Any) -> Any:
-        pixels = tf.io.decode_image(file, channels=channels, expand_animations=False)
-        pixels.set_shape([None, None, channels])
-        resized = tf.image.resize(tf.cast(pixels, tf.float32), [height, width], antialias=True)
-        return tf.ensure_shape(resized, shape) * scale
 
-    return tf.map_fn(one, files, fn_output_signature=tf.TensorSpec(shape, tf.float32))
+def request_of(rows: Array, facts: ModelFacts) -> dict[str, Array]:
+    """Rows [n, ...] of the data as ``serving_default`` takes them, by input."""
+    if facts.table is not None:
+        return raw_rows(facts.table, rows)
+    return {facts.input_alias: rows.astype(np.float32)}

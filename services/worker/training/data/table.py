@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -63,13 +64,27 @@ class Column:
             found |= {"fill": self.fill}
         return found
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON data, all of it."""
+        return {**asdict(self), "values": list(self.values)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Column:
+        """What ``as_dict`` gave.
+
+        Raises:
+            TypeError: it is not that.
+        """
+        return cls(**{**data, "values": tuple(data["values"])})
+
 
 def aliases(names: Sequence[str]) -> list[str]:
-    """Input names for columns: letters, digits and ``_``, beginning with a letter, each once."""
+    """Input names for columns: letters, digits and ``_``, beginning with a letter, no word of Python, each once."""
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        plain = plain if re.match(r"[A-Za-z]", plain) else f"c_{plain}"
+        if not re.match(r"[A-Za-z]", plain) or keyword.iskeyword(plain) or plain == "self":
+            plain = f"c_{plain}"
         unique, number = plain, 2
         while unique in found:
             unique, number = f"{plain}_{number}", number + 1

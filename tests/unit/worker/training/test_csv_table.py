@@ -123,8 +123,8 @@ def test_plain_numbers_stay_a_plain_matrix(tmp_path: Path) -> None:
 
 
 def test_aliases_are_names_that_tensorflow_takes() -> None:
-    assert aliases(["age", "sepal length (cm)", "2nd", "a b", "a-b", "_x", "naïve"]) == [
-        "age", "sepal_length__cm_", "c_2nd", "a_b", "a_b_2", "c__x", "na_ve"
+    assert aliases(["age", "sepal length (cm)", "2nd", "a b", "a-b", "_x", "naïve", "class"]) == [
+        "age", "sepal_length__cm_", "c_2nd", "a_b", "a_b_2", "c__x", "na_ve", "c_class"
     ]  # fmt: skip
 
 
