@@ -51,6 +51,10 @@ CODES: Mapping[str, FailureCode] = MappingProxyType(
         "device_invalid": FailureCode("a device can't be set up as asked"),
         "strategy_unavailable": FailureCode("the strategy can't run on this worker"),
         "preflight_mismatch": FailureCode("several replicas do not compute what one does"),
+        "source_invalid": FailureCode(
+            "the model to export or to go on from is gone, damaged, or refused by Keras"
+        ),
+        "format_not_possible": FailureCode("the model can't be had in a format that was asked for"),
         "export_mismatch": FailureCode("the exported model does not answer as the trained one"),
         "version_not_available": FailureCode("the model server could not load the version"),
         "worker_lost": FailureCode("the worker was not heard of for a whole lease", Retry.ATTEMPTS),

@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from services.worker.training import litert
-from services.worker.training.export import TOLERANCE, difference
+from services.worker.training.export import difference
 from services.worker.training.failures import explain
 from services.worker.training.kept import Golden, in_place, write_json
 from services.worker.training.model_facts import ModelFacts
@@ -33,13 +33,18 @@ Warn = Callable[[str, str], None]
 
 
 def write(
-    export_dir: Path, facts: ModelFacts, golden: Golden, signatures: dict[str, Any], warn: Warn
+    export_dir: Path,
+    facts: ModelFacts,
+    golden: Golden,
+    signatures: dict[str, Any],
+    tolerance: float,
+    warn: Warn,
 ) -> None:
-    """Write all of it into a finished export; ``golden`` has the answers."""
+    """Write all of it into a finished export; ``golden`` has the answers, ``tolerance`` how exact others must be."""
     parts: dict[str, Callable[[], None]] = {
         "warm-up requests": lambda: warmup_requests(export_dir, facts, golden),
-        "golden requests": lambda: golden_notes(export_dir, facts),
-        "LiteRT conversion": lambda: litert_model(export_dir, facts, golden, signatures),
+        "golden requests": lambda: golden_notes(export_dir, facts, tolerance),
+        "LiteRT conversion": lambda: litert_model(export_dir, golden, signatures, tolerance),
     }
     if facts.table is not None:  # LiteRT has no kernels for text, and the golden rows are codes, not requests
         del parts["golden requests"], parts["LiteRT conversion"]
@@ -73,18 +78,18 @@ def warmup_requests(export_dir: Path, facts: ModelFacts, golden: Golden) -> None
     in_place(export_dir / WARMUP, write_to)
 
 
-def golden_notes(export_dir: Path, facts: ModelFacts) -> None:
+def golden_notes(export_dir: Path, facts: ModelFacts, tolerance: float) -> None:
     """Say what the arrays of ``golden.npz``, which lies there already, are."""
     notes = {
         "signature": "serving_default",
         "input": facts.input_alias,
         "output": facts.output_alias,
-        "tolerance": TOLERANCE,
+        "tolerance": tolerance,
     }
     write_json(export_dir / FOLDER / "golden.json", notes)
 
 
-def litert_model(export_dir: Path, facts: ModelFacts, golden: Golden, signatures: dict[str, Any]) -> None:
+def litert_model(export_dir: Path, golden: Golden, signatures: dict[str, Any], tolerance: float) -> None:
     """Convert the numeric signatures, and keep the result if it answers as training did.
 
     Raises:
@@ -97,7 +102,7 @@ def litert_model(export_dir: Path, facts: ModelFacts, golden: Golden, signatures
     if answers is None:
         raise ValueError("no golden answers to compare with")
     worst = max(difference(litert.Runner(content, name)(golden.rows), answers) for name in names)
-    if not worst <= TOLERANCE:
+    if not worst <= tolerance:
         raise ValueError(f"its answers differ by {worst:.2g}")
     path = export_dir / FOLDER / "litert" / "model.tflite"
     in_place(path, lambda place: place.write_bytes(content))

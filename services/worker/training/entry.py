@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from typing import Any
 
 from services.worker.protocol import (
     EXIT_FAILED,
@@ -56,10 +57,10 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
         request = TrainingRequest.model_validate_json(line)
         environment.quiet()
         with environment.without_banners():
-            from services.worker.training.run import Run
+            program = _program(request)
         gc.freeze()  # see preload; a fresh start gains the same
         timings.mark("imported")
-        run = Run(request, emit, stop, timings)
+        run = program(request, emit, stop, timings)
         finished = run.run()
         with stop.deferred():
             emit(finished)
@@ -77,3 +78,14 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
                 run.note_gpu_memory()
             emit(Failed(code=failure.code, message=failure.message, hint=failure.hint, detail=failure.detail))
             return EXIT_FAILED
+
+
+def _program(request: TrainingRequest) -> Any:
+    """What runs a job of this kind; loading it loads TensorFlow, if nobody has yet."""
+    if request.spec.get("kind") == "export":
+        from services.worker.training.export_job import ExportRun
+
+        return ExportRun
+    from services.worker.training.run import Run
+
+    return Run

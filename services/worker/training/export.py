@@ -23,6 +23,7 @@ from services.worker.training.failures import TrainingFailed
 from services.worker.training.model_facts import ModelFacts
 
 TOLERANCE = 1e-5
+HALF_TOLERANCE = 0.01  # where activations have 8 or 11 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class Exported:
 
     signatures: dict[str, Any]
     largest_difference: float
+
+
+def every_signature(facts: ModelFacts) -> list[str]:
+    """All signatures that make sense for the model."""
+    return signatures.possible(facts)
 
 
 def answers_of(model: keras.Model, facts: ModelFacts, rows: Array) -> Array:
@@ -66,7 +72,7 @@ def export(
     try:
         _write(model, facts, names, staging)
         wanted = answers_of(model, facts, rows) if expected is None else expected
-        exported = _prove(facts, rows, wanted, staging)
+        exported = _prove(facts, rows, wanted, staging, tolerance_of(model))
         shutil.rmtree(target, ignore_errors=True)
         staging.rename(target)
     finally:
@@ -97,7 +103,13 @@ def difference(answer: Array, expected: Array) -> float:
     return float(np.abs(answer - expected).max()) / scale
 
 
-def _prove(facts: ModelFacts, rows: Array, expected: Array, folder: Path) -> Exported:
+def tolerance_of(model: keras.Model) -> float:
+    """How far answers may be apart that come from other programs with the same weights, as ``difference`` says it."""
+    half = any(getattr(layer, "compute_dtype", None) in ("float16", "bfloat16") for layer in model.layers)
+    return HALF_TOLERANCE if half else TOLERANCE
+
+
+def _prove(facts: ModelFacts, rows: Array, expected: Array, folder: Path, tolerance: float) -> Exported:
     loaded = tf.saved_model.load(str(folder))
     proof = _Proof(facts, rows, expected)
     worst = 0.0
@@ -106,7 +118,7 @@ def _prove(facts: ModelFacts, rows: Array, expected: Array, folder: Path) -> Exp
         if found is not None:
             worst = max(worst, found)
     # a model trained on with on_nan=continue may answer NaN; so must its export
-    if not worst <= TOLERANCE and np.isfinite(expected).all():
+    if not worst <= tolerance and np.isfinite(expected).all():
         raise TrainingFailed(
             "export_mismatch",
             f"The exported model's answers differ from the trained model's by {worst:.2g}.",
