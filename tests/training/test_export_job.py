@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import onnxruntime
-import pytest
 import tensorflow as tf
 
 from services.worker.training import kept, litert
@@ -23,7 +22,12 @@ def export(supervisor: Supervisor, trained: Path, *, fails: bool = False, **chan
     """Run an export of the run ``trained``; the job, or its ``failed`` event."""
     checkpoint = changes.pop("checkpoint", None)
     spec = {"kind": "export", "from": {"job": "job_trained", "checkpoint": checkpoint}, **changes}
-    source = {"folder": trained / "kept", "root": trained, "checkpoint": checkpoint, "lineage": {"job_id": "j"}}
+    source = {
+        "folder": trained / "kept",
+        "root": trained,
+        "checkpoint": checkpoint,
+        "lineage": {"job_id": "j"},
+    }
     run = supervisor.fail if fails else supervisor.run
     return run(spec, run=f"export{len(supervisor.jobs)}", source=source)
 
@@ -94,7 +98,12 @@ def test_logits_of_a_table_become_probabilities_everywhere_and_examples_go_by_co
     supervisor: Supervisor, iris: Path
 ) -> None:
     config = keras.Sequential(
-        [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dropout(0.1), keras.layers.Dense(3)]
+        [
+            keras.Input((4,)),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(3),
+        ]
     ).to_json()
     spec = {
         "model": {"keras_config": json.loads(config)},
@@ -158,11 +167,18 @@ def test_numbers_are_served_by_regress_and_a_strict_limit_refuses_a_coarse_quant
     spec = {"model": {"builder": "mlp", "params": {"units": [16]}}, "dataset": {"npz": "ds_line"},
             "fit": {"epochs": 3, "batch_size": 20}}  # fmt: skip
     trained = supervisor.run(spec, data=tmp_path / "line.npz", run="trained")
-    job = export(supervisor, trained.run_dir, signatures=["serving_default", "regress"], publish={"model": "m"})
+    job = export(
+        supervisor, trained.run_dir, signatures=["serving_default", "regress"], publish={"model": "m"}
+    )
     assert job.last["export_dir"] == "export/saved_model"
     assert job.last["signatures"]["regress"]["outputs"] == {"outputs": {"dtype": "float32", "shape": [None]}}
     beside = job.run_dir / "export/saved_model/assets.extra/modelyard"
-    assert {path.name for path in beside.iterdir()} >= {"model.keras", "golden.npz", "litert.json", "model.json"}
+    assert {path.name for path in beside.iterdir()} >= {
+        "model.keras",
+        "golden.npz",
+        "litert.json",
+        "model.json",
+    }
     assert job.last["lineage"]["source"] == {"job_id": "j"}
     coarse = {"format": "tflite", "quantization": "int8", "max_difference": 1e-9}
     failed = export(supervisor, trained.run_dir, fails=True, formats=[coarse])
