@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.jobs import JobError
 
-TAIL_BYTES = 4_000
+TAIL_BYTES = 8_000
 # What native code says before it aborts for want of memory: how a limit on the process itself shows.
 _NO_MEMORY = re.compile(
     r"bad_alloc|cannot allocate memory|out of memory|OOM when allocating|MemoryError", re.IGNORECASE
@@ -41,6 +41,8 @@ def log_tail(log_file: Path, limit: int = TAIL_BYTES) -> str | None:
         return None
     if size > limit:
         tail = tail.partition("\n")[2]
+    # faulthandler ends its report with all modules there are, pages of them
+    tail = re.sub(r"^Extension modules: .*$\n?", "", tail, flags=re.MULTILINE)
     return tail.strip() or None
 
 
@@ -59,13 +61,14 @@ def of_os_error(error: OSError) -> JobError:
     return JobError("internal", f"{type(error).__name__}: {error}")
 
 
-def crash(exit_code: int, *, oom_before: int, log_file: Path) -> JobError:
+def crash(exit_code: int, *, oom_before: int, log_file: Path, too_much: bool = False) -> JobError:
     """The error of a program that ended without saying why.
 
     Args:
         exit_code: negative for a signal, as ``subprocess`` gives it.
         oom_before: ``oom_kills()`` when the program started.
         log_file: its log, for the tail.
+        too_much: its steps were estimated to take more memory than there was (``memory.too_much``).
     """
     detail = log_tail(log_file)
     if exit_code == -signal.SIGKILL and oom_kills() > oom_before:
@@ -76,6 +79,13 @@ def crash(exit_code: int, *, oom_before: int, log_file: Path) -> JobError:
         )
     if exit_code in (-signal.SIGABRT, -signal.SIGSEGV) and _NO_MEMORY.search((detail or "")[-1000:]):
         return JobError("oom_host", "A native library gave up because no memory was left.", detail=detail)
+    if too_much and exit_code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGKILL):
+        return JobError(
+            "oom_host",
+            f"The training process was ended by {signal.Signals(-exit_code).name}, most likely for want of memory: "
+            "its steps take more than was free.",
+            detail=detail,
+        )
     if exit_code < 0:
         try:
             name = signal.Signals(-exit_code).name

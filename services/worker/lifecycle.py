@@ -91,6 +91,7 @@ class _Attempt:
         self.journal = Journal(self._report, metrics=job.metrics, run=job.run)
         self.clock = RunClock(job, claim)
         self.cluster: Cluster | None = None  # None: a single program
+        self.batch_size = int((job.spec.get("fit") or {}).get("batch_size", 1))
         self.oom_before = 0  # the kernel's count of such kills when the trainer began
 
     def run(self) -> str:
@@ -249,7 +250,12 @@ class _Attempt:
         if self.cluster is not None:
             return self.fail(self.cluster.crash(ending, oom_before=self.oom_before))
         return self.fail(
-            causes.crash(ending.exit_code, oom_before=self.oom_before, log_file=self.run_dir.log)
+            causes.crash(
+                ending.exit_code,
+                oom_before=self.oom_before,
+                log_file=self.run_dir.log,
+                too_much=memory.too_much(self.batch_size, self.journal.run),
+            )
         )
 
     def _end(
@@ -261,8 +267,7 @@ class _Attempt:
     def fail(self, error: JobError) -> str:
         """End the attempt, and with it the job unless another one can help."""
         if error.code in ("oom_host", "oom_gpu"):
-            batch_size = int((self.job.spec.get("fit") or {}).get("batch_size", 1))
-            error = replace(error, hint=memory.batch_hint(error.code, batch_size, self.journal.run))
+            error = replace(error, hint=memory.batch_hint(error.code, self.batch_size, self.journal.run))
         error = replace(error, detail=causes.detail(self.run_dir.log, error.detail))
         try:
             return self._release(AttemptOutcome.FAILED, error, counts=True)

@@ -63,6 +63,19 @@ def fitting_batch(footprint: Footprint, *, failed: int, replicas: int, free: int
     return 1 << (rows.bit_length() - 1) if rows >= 1 else None
 
 
+def too_much(batch_size: int, run: Mapping[str, Any]) -> bool:
+    """Whether a job's steps were estimated to take more than there was: what a crash without a word then means.
+
+    Native libraries that get no memory often end in SIGSEGV, and a container's limit in SIGKILL, with nothing in the
+    log and nothing in this machine's counters.
+    """
+    known = run.get("memory") or {}
+    if "row_bytes" not in known:
+        return False
+    footprint = Footprint(known["row_bytes"], known["gradient_bytes"], known["available_bytes"])
+    return footprint.needed(batch_size * int(run.get("replicas", 1))) > footprint.available_bytes
+
+
 def batch_hint(code: str, batch_size: int, run: Mapping[str, Any]) -> str:
     """What to do about ``oom_host`` or ``oom_gpu``, with a batch size where one would help.
 

@@ -210,8 +210,9 @@ def _warm_child(lifeline: int, events: int, log_descriptor: int) -> None:
     try:
         code = main(lifeline, events)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # the log's disk is full
+                stream.flush()
         os._exit(code)  # TensorFlow's own exit handlers can take seconds and have nothing left to do
 
 

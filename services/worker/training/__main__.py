@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -12,6 +13,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="services.worker.training")
     parser.add_argument("--events-fd", type=int, required=True)
     code = main(0, parser.parse_args().events_fd)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the log's disk is full
+            stream.flush()
     os._exit(code)  # TensorFlow's own exit handlers can take seconds and have nothing left to do

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -35,6 +37,7 @@ def main(lifeline_fd: int, events_fd: int) -> int:
     emit = Emitter(events_fd)
     os.set_inheritable(events_fd, False)  # apt-get and its like must not keep the pipe open
     os.set_inheritable(lifeline_fd, False)
+    faulthandler.enable(2)  # a native crash leaves at least the Python lines that led to it in the log
     code = EXIT_FAILED
     try:
         stop.install()
@@ -71,8 +74,9 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
             return EXIT_STOPPED
     except Exception as error:
         with stop.deferred():
-            traceback.print_exc()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # the log is on the disk that may be full
+                traceback.print_exc()
+                sys.stderr.flush()
             failure = user_code.blame(error) or explain(error)
             if failure.code == "oom_gpu" and run is not None:
                 run.note_gpu_memory()

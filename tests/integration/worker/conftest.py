@@ -45,6 +45,7 @@ class Stack:
         self.store = Store(self.settings.store_url)
         self.queue = JobQueue(broker.url)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.memory_limit: int | None = None  # bytes of address space, of each process started from now on
         self.log = home.parent / "processes.log"
 
     def worker(self) -> subprocess.Popen[bytes]:
@@ -62,9 +63,10 @@ class Stack:
         )
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        limited = ["prlimit", f"--as={self.memory_limit}"] if self.memory_limit else []
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*limited, sys.executable, "-m", module, *arguments],
                 env={**os.environ, **self.environment},
                 cwd=Path(__file__).parents[3],
                 stdout=log,
