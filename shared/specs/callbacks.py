@@ -23,7 +23,7 @@ Verbose = Annotated[int, Field(ge=0, le=2)]
 _PLACEHOLDER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORMAT = re.compile(r"[0-9]{0,2}(\.[0-9]{1,2})?[defg]?")
 # what a run's folder holds anyway
-_OURS = frozenset({"checkpoints", "export", "train", "validation", "test", "job.log", "spec.json"})
+_OURS = frozenset({"checkpoints", "export", "kept", "train", "validation", "test", "job.log", "spec.json"})
 
 
 def _inside(name: str) -> str:

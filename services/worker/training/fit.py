@@ -80,7 +80,6 @@ class Training:
         self._list.on_train_begin()
         if resume is not None:
             self._resume(resume)
-        self.board.begin()
         for epoch in range(self.position.epoch, epochs if not self._complete else 0):
             self._epoch(epoch)
             if self._complete:
@@ -150,9 +149,9 @@ class Training:
         while self.position.step < steps and not self.model.stop_training:
             begin, count = self.position.step, self._next_chunk()
             self._list.on_train_batch_begin(begin)
-            self.board.before(self.position.total)
             started = time.monotonic()
-            losses, logs = self.steps.train(epoch, begin, count)
+            with self.board.around(self.position.total):
+                losses, logs = self.steps.train(epoch, begin, count)
             seconds = time.monotonic() - started
             self.position = Position(epoch, begin + count, self.position.total + count)
             self._after_chunk(epoch, losses, logs, seconds)

@@ -15,6 +15,8 @@ environment.quiet()
 with environment.without_banners():
     import keras
     import tensorboard.plugins.histogram.summary_v2
+    import tensorboard.plugins.hparams.summary
+    import tensorboard.plugins.hparams.summary_v2
     import tensorboard.plugins.scalar.summary_v2
     import tensorflow as tf
 

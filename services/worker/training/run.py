@@ -32,7 +32,7 @@ from services.worker.training.failures import TrainingFailed
 from services.worker.training.fit import Training, evaluate
 from services.worker.training.state import State
 from services.worker.training.steps import Steps, as_tensor
-from services.worker.training.stopping import StopSignal
+from services.worker.training.stopping import StopRequested, StopSignal
 from services.worker.training.strategies.opened import OpenStrategy
 from services.worker.training.streamed import StreamedSteps
 from services.worker.training.tensorboard import EventFiles
@@ -85,9 +85,10 @@ class Run:
         golden = kept.golden_rows(data)
         kept.begin(run_dir.kept, model, facts, golden, job=self.request.job_id)
         training = self._train(job, data, model, steps, run_dir)
-        metrics = self._evaluate(data, steps, training)
+        metrics = self._evaluate(data, steps, training, logits=compiled.logits)
         self._stage("exporting")
         finished = ending.end(self.request, job, model, facts, golden, metrics, self.emit)
+        training.board.ended(success=True)
         self.timings.mark("exported")
         self.emit.note(timings=self.timings.marks)
         loading.discard(self.request)
@@ -172,15 +173,23 @@ class Run:
         self._stage("training")
         try:
             training.run(resume, folder.parent if folder is not None else None)
-        finally:
+        except StopRequested:
             board.close()
+            raise
+        except Exception:
+            board.ended(success=False)
+            raise
+        board.flush()
         return training
 
-    def _evaluate(self, data: TrainingData, steps: Steps, training: Training) -> dict[str, float]:
+    def _evaluate(
+        self, data: TrainingData, steps: Steps, training: Training, *, logits: bool
+    ) -> dict[str, float]:
         if data.test is None:
             return {}
         self._stage("evaluating")
         logs = evaluate(steps, (as_tensor(data.test.x), as_tensor(data.test.y)), self.stop)
+        training.board.tested(logs, training.position.epoch, training.position.total, logits=logits)
         metrics = {f"test_{name}": value for name, value in logs.items()}
         print("test: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), flush=True)  # noqa: T201 - job log
         return metrics

@@ -9,6 +9,7 @@ are done, so that none of it delays training's start.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from services.worker.training import confusion, hparams, summaries
 from services.worker.training.data.record import Array, TrainingData
+from services.worker.training.profile import Profile
 from services.worker.training.steps import Logs
 from services.worker.training.weight_images import as_image
 from shared.specs import TrainJob
 
 RUNS = ("train", "validation", "test")
-MAX_HISTOGRAM_VALUES = 2_000_000  # of larger weights every n-th value is counted
 
 
 def event_files(run_dir: Path) -> list[Path]:
@@ -42,24 +44,24 @@ class EventFiles:
         self._model, self._data = model, data
         self._open: dict[str, Any] = {}
         self._introduced = False
-
-    def begin(self) -> None:
-        """Training begins, or goes on."""
+        self._profile = Profile(run_dir / "train", self._spec.profile)
 
     def state(self) -> dict[str, Any]:
         """What is written once and has been, for a checkpoint."""
-        return {"introduced": self._introduced}
+        return {"introduced": self._introduced, "profiled": self._profile.done}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Give back what ``state`` gave."""
         self._introduced = bool(state.get("introduced"))
+        self._profile.done = bool(state.get("profiled"))
 
-    def before(self, total: int) -> None:
-        """The next step is number ``total`` + 1."""
+    def around(self, total: int) -> AbstractContextManager[None]:
+        """The steps after ``total`` run within."""
+        return self._profile.around(total)
 
     def steps_to_next(self, total: int) -> int | None:
-        """Steps from ``total`` to one at which ``before`` or ``steps`` must be called."""
-        return None
+        """Steps from ``total`` to one at which a call must end."""
+        return self._profile.steps_to_next(total)
 
     def steps(self, total: int, losses: Array, logs: Logs) -> None:
         """``len(losses)`` steps ended at step ``total``; ``logs`` are the means so far."""
@@ -71,10 +73,10 @@ class EventFiles:
             return
         with self._writer("train").as_default():
             for index in range(-(total - len(losses) + 1) % every, len(losses), every):
-                _scalar("batch_loss", float(losses[index]), total - len(losses) + 1 + index)
+                summaries.scalar("batch_loss", float(losses[index]), total - len(losses) + 1 + index)
             for name, value in logs.items():
                 if name != "loss":
-                    _scalar(f"batch_{name}", value, total)
+                    summaries.scalar(f"batch_{name}", value, total)
         self._writer("train").flush()
 
     def epoch(self, epoch: int, total: int, logs: Logs) -> None:
@@ -86,9 +88,9 @@ class EventFiles:
             self._introduce()
         with self._writer("train").as_default():
             for name, value in train.items():
-                _scalar(f"epoch_{name}", value, epoch)
+                summaries.scalar(f"epoch_{name}", value, epoch)
             if "learning_rate" not in train:
-                _scalar(
+                summaries.scalar(
                     "epoch_learning_rate", float(keras.ops.convert_to_numpy(self._learning_rate())), epoch
                 )
             if self._spec.histogram_freq and epoch % self._spec.histogram_freq == 0:
@@ -96,9 +98,35 @@ class EventFiles:
         if validation:
             with self._writer("validation").as_default():
                 for name, value in validation.items():
-                    _scalar(f"epoch_{name}", value, epoch)
-                    _scalar(f"evaluation_{name}_vs_iterations", value, total)
+                    summaries.scalar(f"epoch_{name}", value, epoch)
+                    summaries.scalar(f"evaluation_{name}_vs_iterations", value, total)
         self.flush()
+
+    def tested(self, metrics: Logs, epochs: int, total: int, *, logits: bool) -> None:
+        """The finished model on the test rows, after ``epochs`` epochs of ``total`` steps."""
+        epoch = max(0, epochs - 1)
+        with self._writer("test").as_default():
+            for name, value in metrics.items():
+                summaries.scalar(f"epoch_{name}", value, epoch)
+                summaries.scalar(f"evaluation_{name}_vs_iterations", value, total)
+            if self._spec.confusion_matrix:
+                self._confusion(epoch, logits)
+        self.flush()
+
+    def _confusion(self, epoch: int, logits: bool) -> None:
+        names, rows = self._data.classes, self._data.test
+        if rows is None or names is None or not 1 < len(names) <= confusion.MAX_CLASSES:
+            return
+        matrix = confusion.count(self._model, rows, len(names), logits=logits)
+        tf.summary.image("confusion_matrix", confusion.draw(matrix, names)[np.newaxis], step=epoch)
+        tf.summary.text("confusion_matrix_counts", _table(matrix, names), step=epoch)
+
+    def ended(self, *, success: bool) -> None:
+        """The job has come to an end of its own."""
+        if self._spec.hparams and self._introduced:
+            with self._writer("").as_default():
+                summaries.session_end(success=success)
+        self.close()
 
     def flush(self) -> None:
         """Make all that was written visible to readers."""
@@ -106,7 +134,8 @@ class EventFiles:
             writer.flush()
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the files. What is written later opens new ones."""
+        self._profile.stop()
         for writer in self._open.values():
             writer.close()
         self._open.clear()
@@ -120,16 +149,22 @@ class EventFiles:
         return self._model.optimizer.learning_rate
 
     def _introduce(self) -> None:
-        """What is written once: the spec as text, sample images, both graphs."""
+        """What is written once: settings, the spec as text, sample images, both graphs."""
+        if self._spec.hparams:
+            rate = float(keras.ops.convert_to_numpy(self._learning_rate()))
+            with self._writer("").as_default():
+                summaries.session_start(hparams.of(self._job, rate), self._run_dir.name)
+            self._writer("").flush()
         with self._writer("train").as_default():
-            tf.summary.text("job", _as_markdown(self._job), step=0)
+            if self._spec.text:
+                tf.summary.text("job", _as_markdown(self._job), step=0)
             count = self._spec.sample_images
             if count and self._data.input_kind == "image" and self._data.input_shape[-1] in {1, 3, 4}:
                 images = self._data.train.x[:count].astype(np.float32) / self._data.pixel_scale
                 tf.summary.image("training_images", np.clip(images, 0, 1), step=0, max_outputs=count)
             if self._spec.write_graph:
-                _conceptual_graph(self._model)
-                _op_graph(self._model)
+                summaries.conceptual_graph(self._model)
+                summaries.op_graph(self._model)
         self._writer("train").flush()
 
     def _weights(self, epoch: int) -> None:
@@ -138,7 +173,7 @@ class EventFiles:
             if not values.size or values.dtype.kind != "f":
                 continue
             name = variable.path.replace(":", "_")
-            _histogram(f"{name}/histogram", values, epoch)
+            summaries.histogram(f"{name}/histogram", values, epoch)
             image = as_image(values) if self._spec.write_images else None
             if image is not None:
                 tf.summary.image(f"{name}/image", image, step=epoch)
@@ -149,32 +184,9 @@ def _as_markdown(job: TrainJob) -> str:
     return "\n".join(f"    {line}" for line in text[:100_000].splitlines())  # indented is preformatted
 
 
-def _scalar(tag: str, value: float, step: int) -> None:
-    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-
-    tf.summary.experimental.write_raw_pb(scalar_pb(tag, value).SerializeToString(), step=step)
-
-
-def _histogram(tag: str, values: Array, step: int) -> None:
-    from tensorboard.plugins.histogram.summary_v2 import histogram_pb
-
-    flat = values.ravel()[:: 1 + values.size // MAX_HISTOGRAM_VALUES]
-    flat = flat[np.isfinite(flat)]  # weights may have become NaN; bins can't
-    if flat.size:
-        tf.summary.experimental.write_raw_pb(histogram_pb(tag, flat).SerializeToString(), step=step)
-
-
-def _conceptual_graph(model: keras.Model) -> None:
-    """Layers as boxes, from the model's own JSON."""
-    metadata = tf.compat.v1.SummaryMetadata()
-    metadata.plugin_data.plugin_name = "graph_keras_model"
-    metadata.plugin_data.content = b"1"
-    tf.summary.write(tag="keras", tensor=tf.constant(model.to_json(), tf.string), step=0, metadata=metadata)
-
-
-def _op_graph(model: keras.Model) -> None:
-    """Ops of the forward pass."""
-    source = model.inputs[0]
-    spec = tf.TensorSpec((None, *source.shape[1:]), source.dtype, name=source.name)
-    forward = tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(spec)
-    tf.summary.graph(forward.graph)
+def _table(matrix: Array, names: list[str]) -> str:
+    """The confusion matrix in Markdown."""
+    plain = [" ".join(name.replace("|", "/").split()) for name in names]
+    lines = ["true \\ predicted | " + " | ".join(plain), "---|" * (len(names) + 1)]
+    lines += [f"{name} | " + " | ".join(map(str, row)) for name, row in zip(plain, matrix, strict=True)]
+    return "\n".join(lines)
