@@ -14,7 +14,7 @@ _NOT_SETTINGS = frozenset(
 _TOO_LONG = frozenset({"keras_config", "callbacks"})
 
 
-def of(job: TrainJob, learning_rate: float) -> dict[str, bool | float | int | str]:
+def of(job: TrainJob, optimizer: str, learning_rate: float) -> dict[str, bool | float | int | str]:
     """Dotted names and plain values of what was chosen: all that is not a default, and what is always of interest."""
     chosen = {
         name: value
@@ -25,7 +25,7 @@ def of(job: TrainJob, learning_rate: float) -> dict[str, bool | float | int | st
         "fit.epochs": job.fit.epochs,
         "fit.batch_size": job.fit.batch_size,
         "fit.seed": job.fit.seed,
-        "fit.optimizer": job.fit.optimizer.name,
+        "fit.optimizer": optimizer,
         "fit.learning_rate": learning_rate,
         **(
             {"fit.callbacks": ", ".join(item.name for item in job.fit.callbacks)} if job.fit.callbacks else {}

@@ -153,7 +153,9 @@ class EventFiles:
         if self._spec.hparams:
             rate = float(keras.ops.convert_to_numpy(self._learning_rate()))
             with self._writer("").as_default():
-                summaries.session_start(hparams.of(self._job, rate), self._run_dir.name)
+                summaries.session_start(
+                    hparams.of(self._job, type(self._model.optimizer).__name__, rate), self._run_dir.name
+                )
             self._writer("").flush()
         with self._writer("train").as_default():
             if self._spec.text:
