@@ -87,13 +87,13 @@ def models_of(message: Any) -> dict[str, ModelConfig]:
     """
     if message.WhichOneof("config") != "model_config_list":
         raise ConfigError("it must hold a model_config_list")
-    models: dict[str, ModelConfig] = {}
-    for entry in message.model_config_list.config:
-        model = _model(entry)
-        if model.name in models:
-            raise ConfigError(f"Illegal to list model {model.name} multiple times in config list")
-        models[model.name] = model
-    return models
+    entries = message.model_config_list.config
+    names: set[str] = set()
+    for entry in entries:
+        if entry.name in names:
+            raise ConfigError(f"Illegal to list model {entry.name} multiple times in config list")
+        names.add(entry.name)
+    return {entry.name: _model(entry) for entry in entries}
 
 
 def _model(entry: Any) -> ModelConfig:
@@ -101,11 +101,22 @@ def _model(entry: Any) -> ModelConfig:
         raise ConfigError("a model has no name")
     if not entry.base_path.startswith("/"):
         raise ConfigError(
-            f"Expected model {entry.name} to have an absolute path; got base_path={entry.base_path!r}"
+            f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
         )
-    # 1 is the old enum's TENSORFLOW; both fields empty is accepted too, there being one platform only.
-    if entry.model_platform not in ("", "tensorflow") or entry.model_type not in (0, 1):
-        raise ConfigError(f"model {entry.name}: only model_platform 'tensorflow' is served")
+    if entry.model_type and entry.model_platform:
+        raise ConfigError(
+            "Illegal setting both ModelServerConfig::model_type (deprecated)"
+            f" and ModelServerConfig::model_platform, model name is {entry.name}"
+        )
+    if not (entry.model_type or entry.model_platform):
+        raise ConfigError(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated)"
+            f" nor ModelServerConfig::model_platform, model name is {entry.name}"
+        )
+    if entry.model_type not in (0, 1):  # 1 is the old enum's TENSORFLOW
+        raise ConfigError(f"ModelServerConfig::model_type choice {entry.model_type} not supported.")
+    if entry.model_platform not in ("", "tensorflow"):
+        raise ConfigError(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
     if entry.HasField("logging_config"):
         raise ConfigError(f"model {entry.name}: logging_config is not supported")
     choice = entry.model_version_policy.WhichOneof("policy_choice")

@@ -10,7 +10,7 @@ from services.serving.decode import decode_predict, require_object, signature_na
 from services.serving.encode import encode_predict
 from services.serving.errors import invalid_argument
 from services.serving.examples import decode_examples
-from services.serving.inference import Inference, Target
+from services.serving.inference import Inference, Target, check_names
 from services.serving.json_reader import read_json
 from services.serving.manager import ModelManager, VersionStatus
 from services.serving.scoring import classes_json, values_json
@@ -48,6 +48,7 @@ class Dataplane:
             signature = _signature(harness.servable, asked)
             trace.signature = signature.name
             inputs = decode_predict(document, signature, asked)
+            check_names(signature, inputs.arrays)
             with trace.running():
                 outputs = harness.servable.run(signature, inputs.arrays)
         return Answer(encode_predict(outputs, inputs.format), harness.version)
@@ -59,13 +60,13 @@ class Dataplane:
             ServingError: with the code and text for the caller.
         """
         name, examples = _examples_request(body)
-        found, version = self.inference.classify(target, name, examples, trace)
+        found, version = self.inference.classify(target, name, lambda: examples, trace)
         return Answer(classes_json(found), version)
 
     def regress(self, target: Target, body: bytes, trace: Trace) -> Answer:
         """Run one JSON regress request. See ``classify``."""
         name, examples = _examples_request(body)
-        values, version = self.inference.regress(target, name, examples, trace)
+        values, version = self.inference.regress(target, name, lambda: examples, trace)
         return Answer(values_json(values), version)
 
     def status(self, target: Target) -> dict[str, Any]:

@@ -217,10 +217,14 @@ def from_base64(value: Any) -> bytes:
     """
     if not is_base64(value):
         raise invalid_argument(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
-    # White space is allowed and padding may be missing, as in absl's decoder.
-    text = "".join(value["b64"].split()).rstrip("=")
+    # As absl's decoder: white space is allowed, padding (also by dots) is missing altogether or complete.
+    padded = "".join(value["b64"].split())
+    text = padded.rstrip("=.")
+    missing = -len(text) % 4
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        if len(padded) - len(text) not in (0, missing):
+            raise binascii.Error
+        return base64.b64decode(text + "=" * missing, validate=True)
     except (binascii.Error, ValueError):
         raise invalid_argument("Unable to base64 decode") from None
 

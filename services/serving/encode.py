@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from services.serving.decode import Format
 from services.serving.errors import invalid_argument
+from services.serving.json_echo import quote
 from services.serving.signature import Array
 
-_TO_ESCAPE = re.compile(r'["\\\x00-\x1f]')
-_ESCAPED = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # What TensorFlow calls the types that can't be written.
 _TF_NAMES = {"float16": "half"}
 
@@ -128,13 +126,3 @@ def format_floats(flat: Array, exact: str) -> list[str]:
         if "." not in texts[index] and "e" not in texts[index]:
             texts[index] += ".0"
     return texts
-
-
-def quote(text: str) -> str:
-    """``text`` as a JSON string, escaping only what must be."""
-    return f'"{_TO_ESCAPE.sub(_escape, text)}"'
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match.group()
-    return _ESCAPED.get(char) or f"\\u{ord(char):04X}"

@@ -77,14 +77,14 @@ class Methods:
         return messages.multi_inference(self._dataplane.inference, request, trace, timeout)
 
     def _metadata(self, request: Any, trace: Trace, _timeout: float) -> Any:
-        target = messages.target_of(request)
+        target = messages.target_of(request, nameless=True)
         trace.model = target.model
         if not request.metadata_field:
             raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
         for name in request.metadata_field:
             if name != "signature_def":
                 raise invalid_argument(f"Metadata field {name} is not supported")
-        found = self._dataplane.metadata(target)
+        found = self._dataplane.metadata(messages.target_of(request))
         trace.version = int(found["model_spec"]["version"])
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = target.model
@@ -97,7 +97,7 @@ class Methods:
         return response
 
     def _status(self, request: Any, trace: Trace, _timeout: float) -> Any:
-        target = messages.target_of(request)
+        target = messages.target_of(request, nameless=True)
         trace.model = target.model
         response = get_model_status_pb2.GetModelStatusResponse()
         for one in self._dataplane.statuses(target):
@@ -111,6 +111,11 @@ class Methods:
 
     def _handle_reload(self, request: Any, _trace: Trace, timeout: float) -> Any:
         before = {name: self._telemetry.counter_total(name) for name in request.metric_names}
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid_argument(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest."
+                " Only ModelConfigList is currently supported"
+            )
         try:
             models = models_of(request.config)
         except ConfigError as error:
@@ -118,10 +123,9 @@ class Methods:
         self._reload(models, timeout)
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
-        for name, value in before.items():
+        for name, value in before.items():  # a name that means nothing has not increased
             now = self._telemetry.counter_total(name)
-            if value is not None and now is not None:
-                response.metric.add(name=name, int64_value_increase=now - value)
+            response.metric.add(name=name, int64_value_increase=(now or 0) - (value or 0))
         return response
 
 

@@ -97,4 +97,4 @@ class Table:
 
     versions: Mapping[int, Harness] = field(default_factory=dict)  # AVAILABLE ones
     latest: int | None = None
-    labels: Mapping[str, int] = field(default_factory=dict)  # those whose version is AVAILABLE
+    labels: Mapping[str, int] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +39,7 @@ class Lease(Protocol):
 
 
 Acquire = Callable[[str, int | None, str | None], AbstractContextManager[Lease]]
+Examples = Callable[[], Array]  # serialized tf.Example messages
 Tensors = Mapping[str, tuple[str, Array]]  # alias -> type (C++ name) and values
 
 
@@ -93,36 +94,43 @@ class Inference:
             if signature is None:
                 raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
             trace.signature = name
-            inputs = _checked(signature, tensors)
+            found = _checked(signature, tensors)
             _check_filter(signature, only)
+            inputs = _typed(signature, found)
             with trace.running():
                 outputs = lease.servable.run(signature, inputs, timeout=timeout, only=only)
             return Predicted(lease.version, name, outputs)
 
     def classify(
-        self, target: Target, name: str, examples: Array, trace: Trace, timeout: float | None = None
+        self, target: Target, name: str, given: Examples, trace: Trace, timeout: float | None = None
     ) -> tuple[Classes, int]:
         """Classify serialized tf.Example messages; what was found, and the version.
+
+        ``given`` is called when the signature is found, which is the contract's order of checks.
 
         Raises:
             ServingError: see ``scoring``.
         """
         with self._acquire(target.model, target.version, target.label) as lease:
-            signature = _scoring_signature(lease, name, examples, trace)
+            signature = _scoring_signature(lease, name, trace)
+            scoring.check_classify(signature)
+            examples = _counted(given, trace)
             with trace.running():
                 return scoring.classify(lease.servable, signature, examples, timeout), lease.version
 
     def regress(
-        self, target: Target, name: str, examples: Array, trace: Trace, timeout: float | None = None
+        self, target: Target, name: str, given: Examples, trace: Trace, timeout: float | None = None
     ) -> tuple[Array, int]:
         """One number per example, and the version. See ``classify``."""
         with self._acquire(target.model, target.version, target.label) as lease:
-            signature = _scoring_signature(lease, name, examples, trace)
+            signature = _scoring_signature(lease, name, trace)
+            scoring.check_regress(signature)
+            examples = _counted(given, trace)
             with trace.running():
                 return scoring.regress(lease.servable, signature, examples, timeout), lease.version
 
     def multi(
-        self, tasks: Sequence[Task], examples: Array, trace: Trace, timeout: float | None = None
+        self, tasks: Sequence[Task], given: Examples, trace: Trace, timeout: float | None = None
     ) -> list[Scored]:
         """Several classify and regress signatures of one version over the same examples.
 
@@ -132,29 +140,35 @@ class Inference:
         Raises:
             ServingError: TensorFlow Serving's codes and texts.
         """
-        if not tasks:
-            raise invalid_argument("Inference request contains no tasks.")
-        if any(task.target.model != tasks[0].target.model for task in tasks):
-            raise invalid_argument(
-                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
-            )
         target = tasks[0].target
         found: list[Scored] = []
         with self._acquire(target.model, target.version, target.label) as lease:
             seen: set[str] = set()
             for task in tasks:
+                if not task.target.model:
+                    raise invalid_argument("Found ModelSpec with an empty model name.")
+                if task.target.model != target.model:
+                    raise invalid_argument(
+                        "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+                    )
                 name = task.signature or DEFAULT_SIGNATURE
                 if name in seen:
                     raise invalid_argument(f"Duplicate evaluation of signature: {name}")
                 seen.add(name)
-                if name not in lease.servable.signatures:
+                signature = lease.servable.signatures.get(name)
+                if signature is None:
                     raise invalid_argument(f"Requested signature not found in model graph: {name}")
-                if task.method not in (CLASSIFY_METHOD, REGRESS_METHOD):
+                if task.method == CLASSIFY_METHOD:
+                    scoring.check_classify(signature)
+                elif task.method == REGRESS_METHOD:
+                    scoring.check_regress(signature)
+                else:
                     raise ServingError(
                         Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method}"
                     )
+            examples = _counted(given, trace)
             for task in tasks:
-                signature = _scoring_signature(lease, task.signature, examples, trace)
+                signature = _scoring_signature(lease, task.signature, trace)
                 score = scoring.classify if task.method == CLASSIFY_METHOD else scoring.regress
                 with trace.running():
                     result = score(lease.servable, signature, examples, timeout)
@@ -163,33 +177,56 @@ class Inference:
         return found
 
 
-def _scoring_signature(lease: Lease, name: str, examples: Array, trace: Trace) -> Signature:
-    trace.version = lease.version
+def _counted(given: Examples, trace: Trace) -> Array:
+    examples = given()
     trace.examples = len(examples)
+    return examples
+
+
+def _scoring_signature(lease: Lease, name: str, trace: Trace) -> Signature:
+    trace.version = lease.version
     signature = scoring.find_signature(lease.servable.signatures, name or DEFAULT_SIGNATURE)
     trace.signature = signature.name
     return signature
 
 
-def _checked(signature: Signature, tensors: Tensors) -> dict[str, Array]:
-    """The tensors' values if their names and types are the signature's."""
+def check_names(signature: Signature, tensors: Collection[str]) -> None:
+    """Whether there are as many tensors as the signature has inputs.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, TensorFlow Serving's text.
+    """
     if len(tensors) != len(signature.inputs):
-        sent, wanted = tensors.keys(), signature.inputs.keys()
+        sent, wanted = set(tensors), signature.inputs.keys()
         raise invalid_argument(
             f"input size does not match signature: {len(sent)}!={len(wanted)}"
             f" len({{{_listed(sent)}}}) != len({{{_listed(wanted)}}})."
             f" Sent extra: {{{_listed(sent - wanted)}}}. Missing but required: {{{_listed(wanted - sent)}}}."
         )
-    for index, (alias, spec) in enumerate(signature.inputs.items()):
+
+
+def _checked(signature: Signature, tensors: Tensors) -> dict[str, tuple[str, Array]]:
+    """Each input's type and values, if their names are the signature's."""
+    check_names(signature, tensors)
+    found: dict[str, tuple[str, Array]] = {}
+    for alias, spec in signature.inputs.items():
         if alias not in tensors:
             raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {spec.name}) not found in request."
                 f" Inputs expected to be in the set {{{_listed(signature.inputs)}}}."
             )
-        dtype = tensors[alias][0]
-        if dtype != spec.dtype:
-            raise invalid_argument(f"Expects arg[{index}] to be {spec.dtype} but {dtype} is provided")
-    return {alias: tensors[alias][1] for alias in signature.inputs}
+        found[alias] = tensors[alias]
+    return found
+
+
+def _typed(signature: Signature, found: Mapping[str, tuple[str, Array]]) -> dict[str, Array]:
+    """The values, if their types are the signature's: what TensorFlow's session checks first."""
+    for index, (alias, spec) in enumerate(signature.inputs.items()):
+        if found[alias][0] != spec.dtype:
+            raise invalid_argument(
+                f"Expects arg[{index}] to be {spec.dtype} but {found[alias][0]} is provided"
+            )
+    return {alias: array for alias, (_, array) in found.items()}
 
 
 def _check_filter(signature: Signature, only: Sequence[str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 _LIMIT = 256
@@ -38,7 +39,7 @@ def echo(value: Any) -> str:
         stack.append((items, is_object, True))
         if is_object:
             key, item = item
-            out += "\n" + "    " * depth + json.dumps(key, ensure_ascii=False)
+            out += "\n" + "    " * depth + quote(key)
             if len(out) >= _LIMIT:
                 break
             out += ": "
@@ -50,15 +51,53 @@ def echo(value: Any) -> str:
             out += "["
             stack.append((iter(item), False, False))
             depth += 1
+        elif isinstance(item, float) and not math.isfinite(item):
+            break  # RapidJSON's writer gives up at what is no JSON number
         else:
             out += _scalar(item)
     return out
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return "null" if value is None else "true" if value else "false"
+
+
+def _number(value: float) -> str:
+    """The shortest digits, as RapidJSON lays them out: 1e16 is ``10000000000000000.0``, 1e21 is ``1e21``."""
+    sign = "-" if math.copysign(1.0, value) < 0 else ""
+    digits, _, exponent = f"{abs(Decimal(repr(value))):E}".partition("E")
+    digits = digits.replace(".", "").rstrip("0") or "0"
+    point = int(exponent) + 1  # where the decimal point stands, counted from the first digit
+    if digits == "0":
+        return sign + "0.0"
+    if len(digits) <= point <= 21:
+        return f"{sign}{digits.ljust(point, '0')}.0"
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{fraction}e{point - 1}"
+
+
+_TO_ESCAPE = re.compile(r'["\\\x00-\x1f]')
+_ESCAPED = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def quote(text: str) -> str:
+    """``text`` as a JSON string, escaping only what must be."""
+    return f'"{_TO_ESCAPE.sub(_escape, text)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match.group()
+    return _ESCAPED.get(char) or f"\\u{ord(char):04X}"
 
 
 def type_name(value: Any) -> str:

@@ -20,11 +20,11 @@ import orjson
 
 from services.serving.errors import ServingError, invalid_argument
 
+_MARK = re.compile(rb"(?:\xef(?:\xbb\xbf?)?)?")
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _FRACTION = re.compile(rb"\.[0-9]+")
 _EXPONENT = re.compile(rb"[eE][+-]?[0-9]+")
-_INFINITY = re.compile(rb"(-?)(?:NaN|Inf(?:inity)?)")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 _LITERALS: dict[int, tuple[bytes, Any]] = {
@@ -104,8 +104,9 @@ class _Reader:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        # A byte order mark is skipped, yet counts in offsets.
-        self._at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
+        # A byte order mark is skipped, yet counts in offsets; RapidJSON skips the beginning of one as well.
+        match = _MARK.match(body)
+        self._at = match.end() if match else 0
 
     def _fail(self, reason: str, at: int | None = None) -> ServingError:
         return invalid_argument(f"JSON Parse error: {reason} at offset: {self._at if at is None else at}")
@@ -159,13 +160,13 @@ class _Reader:
             parent.append(value)
             head = self._peek()
             if head not in b",]" or head == 0:
-                raise self._fail("Missing a comma or ] after an array element.")
+                raise self._fail("Missing a comma or ']' after an array element.")
             self._at += 1
             return head == ord(",")
         parent.setdefault(keys.pop(), value)
         head = self._peek()
         if head not in b",}" or head == 0:
-            raise self._fail("Missing a comma or } after an object member.")
+            raise self._fail("Missing a comma or '}' after an object member.")
         self._at += 1
         if head == ord("}"):
             return False
@@ -186,10 +187,7 @@ class _Reader:
             return self._string()
         if head in _LITERALS:
             text, value = _LITERALS[head]
-            for expected in text:
-                if self._at >= len(self._body) or self._body[self._at] != expected:
-                    raise self._fail("Invalid value.")
-                self._at += 1
+            self._expect(text)
             return value
         return self._number()
 
@@ -197,13 +195,7 @@ class _Reader:
         start = self._at
         match = _NUMBER.match(self._body, start)
         if match is None:
-            token = _INFINITY.match(self._body, start)
-            if token is None:
-                raise self._fail("Invalid value.")
-            self._at = token.end()
-            if b"N" in token.group():
-                return math.nan
-            return -math.inf if token.group(1) else math.inf
+            return self._not_finite()
         self._at = match.end()
         whole = True
         for opening, pattern, reason in (
@@ -214,7 +206,8 @@ class _Reader:
                 continue
             part = pattern.match(self._body, self._at)
             if part is None:
-                raise self._fail(reason, self._at + 1)
+                signed = opening == b"eE" and self._body[self._at + 1 : self._at + 2] in (b"+", b"-")
+                raise self._fail(reason, self._at + (2 if signed else 1))
             self._at = part.end()
             whole = False
         text = self._body[start : self._at]
@@ -225,6 +218,24 @@ class _Reader:
         if math.isinf(value):
             raise self._fail("Number too big to be stored in double.", start)
         return value
+
+    def _not_finite(self) -> float:
+        """``NaN``, ``Inf`` or ``Infinity``; RapidJSON reads letter by letter and points at the first wrong one."""
+        negative = self._body[self._at : self._at + 1] == b"-"
+        self._at += negative
+        if self._body[self._at : self._at + 1] == b"N":
+            self._expect(b"NaN")
+            return math.nan
+        self._expect(b"Inf")
+        if self._body[self._at : self._at + 1] == b"i":
+            self._expect(b"inity")
+        return -math.inf if negative else math.inf
+
+    def _expect(self, text: bytes) -> None:
+        for letter in text:
+            if self._at >= len(self._body) or self._body[self._at] != letter:
+                raise self._fail("Invalid value.")
+            self._at += 1
 
     def _string(self) -> str:
         parts: list[bytes] = []
@@ -241,7 +252,7 @@ class _Reader:
             if head == 0:
                 raise self._fail("Missing a closing quotation mark in string.")
             if head != ord("\\"):
-                raise self._fail("Invalid encoding in string.")
+                raise self._fail("Invalid escape character in string.")
             parts.append(self._escape())
 
     def _escape(self) -> bytes:

@@ -162,12 +162,20 @@ class ModelManager:
         """Whether any version of ``model`` can answer."""
         return bool(self._tables.get(model, Table()).versions)
 
-    def last_error(self, model: str) -> str:
-        """Why the highest failed version of ``model`` failed; empty if none has."""
+    def last_error(self, model: str) -> tuple[int, str] | None:
+        """The highest failed version of ``model``, and why it failed; None if none has."""
         with self._lock:
             harnesses = self._harnesses.get(model, {})
-            errors = (harnesses[version].error for version in sorted(harnesses, reverse=True))
-            return next((str(error) for error in errors if error), "")
+            errors = ((version, harnesses[version].error) for version in sorted(harnesses, reverse=True))
+            return next(((version, str(error)) for version, error in errors if error), None)
+
+    def version_of(self, model: str, label: str) -> int | None:
+        """The version that ``label`` means; None for an unknown label."""
+        return self._labels.get(model, {}).get(label)
+
+    def is_available(self, model: str, version: int) -> bool:
+        """Whether this version of ``model`` can answer."""
+        return version in self._tables.get(model, Table()).versions
 
     def settled(self) -> dict[str, bool]:
         """Per model with wanted versions: whether it serves, or has failed with each of them at least once."""
@@ -349,10 +357,10 @@ class ModelManager:
         old = self._tables.get(model, Table()).labels
         labels: dict[str, int] = {}
         for label, version in self._labels.get(model, {}).items():
-            if version in available:
-                labels[label] = version
-            elif old.get(label) in available:
-                labels[label] = old[label]
+            # Until its version is there a label keeps its old meaning; if that is gone too, its requests are
+            # answered with "not found", as in TensorFlow Serving.
+            kept = version not in available and old.get(label) in available
+            labels[label] = old[label] if kept else version
         self._tables = {
             **self._tables,
             model: Table(available, max(available, default=None), labels),

@@ -5,6 +5,7 @@ For gRPC and for warm-up records. Importing this imports the message classes, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,16 @@ from services.serving.tensors import fill_proto, to_array
 from services.serving.trace import Trace
 
 
-def target_of(request: Any) -> Target:
-    """Which model a request's ``model_spec`` means.
+def target_of(request: Any, *, nameless: bool = False) -> Target:
+    """Which model a request's ``model_spec`` means. ``nameless``: it need not say so.
 
     Raises:
         ServingError: INVALID_ARGUMENT if it says nothing.
     """
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")
-    return _target(request.model_spec)
-
-
-def _target(spec: Any) -> Target:
-    if not spec.name:
+    spec = request.model_spec
+    if not (spec.name or nameless):
         raise invalid_argument("ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     return Target(
@@ -52,14 +50,13 @@ def predict(
     """Answer a PredictRequest."""
     target = target_of(request)
     trace.model = target.model
-    tensors = {}
-    for alias, proto in request.inputs.items():
-        try:
-            tensors[alias] = to_array(proto)
-        except ValueError as error:
-            raise invalid_argument(f"tensor parsing error: {alias}: {error}") from None
     found = inference.predict(
-        target, request.model_spec.signature_name, tensors, tuple(request.output_filter), trace, timeout
+        target,
+        request.model_spec.signature_name,
+        _Tensors(request.inputs),
+        tuple(request.output_filter),
+        trace,
+        timeout,
     )
     response = predict_pb2.PredictResponse(model_spec=_spec(target.model, found.version, found.signature))
     for alias, array in found.outputs.items():
@@ -75,7 +72,7 @@ def classify(inference: Inference, request: Any, trace: Trace, timeout: float) -
     target = target_of(request)
     trace.model = target.model
     found, version = inference.classify(
-        target, request.model_spec.signature_name, _examples(request.input), trace, timeout
+        target, request.model_spec.signature_name, lambda: _examples(request.input), trace, timeout
     )
     response = classification_pb2.ClassificationResponse(
         model_spec=_spec(target.model, version, trace.signature)
@@ -89,7 +86,7 @@ def regress(inference: Inference, request: Any, trace: Trace, timeout: float) ->
     target = target_of(request)
     trace.model = target.model
     values, version = inference.regress(
-        target, request.model_spec.signature_name, _examples(request.input), trace, timeout
+        target, request.model_spec.signature_name, lambda: _examples(request.input), trace, timeout
     )
     response = regression_pb2.RegressionResponse(model_spec=_spec(target.model, version, trace.signature))
     _fill_values(response.result, values)
@@ -98,21 +95,49 @@ def regress(inference: Inference, request: Any, trace: Trace, timeout: float) ->
 
 def multi_inference(inference: Inference, request: Any, trace: Trace, timeout: float) -> Any:
     """Answer a MultiInferenceRequest."""
-    tasks = [
-        Task(target_of(task), task.method_name, task.model_spec.signature_name) for task in request.tasks
-    ]
-    if tasks:
-        trace.model = tasks[0].target.model
+    if not (request.tasks and request.tasks[0].model_spec.name):
+        raise invalid_argument("ModelSpec has no name specified.")
+    tasks = [_task(task) for task in request.tasks]
+    trace.model = tasks[0].target.model
     response = inference_pb2.MultiInferenceResponse()
-    for found, task in zip(
-        inference.multi(tasks, _examples(request.input), trace, timeout), tasks, strict=True
-    ):
+    # A function, because the model and its signatures are looked up before the input is looked at.
+    found_all = inference.multi(tasks, lambda: _examples(request.input), trace, timeout)
+    for found, task in zip(found_all, tasks, strict=True):
         result = response.results.add(model_spec=_spec(task.target.model, found.version, found.signature))
         if isinstance(found.result, Classes):
             _fill_classes(result.classification_result, found.result)
         else:
             _fill_values(result.regression_result, found.result)
     return response
+
+
+class _Tensors(Mapping[str, tuple[str, Array]]):
+    """A request's inputs, each made an array when it is looked at: the model is looked up before."""
+
+    def __init__(self, inputs: Any) -> None:
+        self._inputs = inputs
+
+    def __getitem__(self, alias: str) -> tuple[str, Array]:
+        if alias not in self._inputs:  # a protobuf map would add it
+            raise KeyError(alias)
+        try:
+            return to_array(self._inputs[alias])
+        except ValueError:
+            raise invalid_argument(f"tensor parsing error: {alias}") from None
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._inputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+
+def _task(task: Any) -> Task:
+    target = target_of(task, nameless=True) if task.HasField("model_spec") else Target("")
+    return Task(target, task.method_name, task.model_spec.signature_name)
 
 
 def _spec(model: str, version: int, signature: str) -> Any:

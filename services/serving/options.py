@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from services.serving.labels import LabelRule
+
 # TensorFlow Serving's flags that ask for something not done here, with the values that ask for nothing.
 _NOT_DONE: Mapping[str, tuple[str, ...]] = {
     "enable_per_model_batching_parameters": ("false",),
@@ -26,6 +28,8 @@ _NOT_DONE: Mapping[str, tuple[str, ...]] = {
     "thread_pool_factory_config_file": ("",),
     "xla_cpu_compilation_enabled": ("false",),
     "xla_gpu_compilation_enabled": ("false",),
+    "use_alts_credentials": ("false",),
+    "skip_initialize_tpu": ("false", "true"),  # there is none
 }
 # Those that change nothing here, whatever their value: unloading never holds up loading, files are read once, ...
 _WITHOUT_EFFECT = (
@@ -34,9 +38,9 @@ _WITHOUT_EFFECT = (
     "remove_unused_fields_from_bundle_metagraph",
     "num_tflite_interpreters_per_pool",
     "num_tflite_pools",
-    "force_allow_any_version_labels_for_unavailable_models",
 )
 _GRPC_PORT = 8500
+_REST_PORT = 8501
 _BATCHING_THREADS = 64
 
 
@@ -63,7 +67,7 @@ class Options:
     """What the server was started with; see ``--help`` for each field."""
 
     host: str
-    port: int
+    port: int | None  # REST's; 0: a free one; None: no REST
     model_name: str
     model_base_path: str
     model_config_file: Path | None
@@ -87,6 +91,7 @@ class Options:
     gpu_memory_fraction: float
     batching: bool
     batching_file: Path | None
+    label_rule: LabelRule
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,6 +118,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         )
     if given.batching_parameters_file is not None and not given.enable_batching:
         parser.error("--batching_parameters_file needs --enable_batching")
+    if not (_rest_port(given) is not None or _grpc_options(given, 1).wanted):
+        parser.error("nothing to listen on: give --rest_api_port, --port or --grpc_socket_path")
     if given.models_dir is None and given.model_config_file is None and not given.model_base_path:
         parser.error("nothing to serve: give --models_dir, --model_base_path or --model_config_file")
     if given.model_base_path and not os.path.isabs(given.model_base_path):
@@ -121,7 +128,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     cores = os.cpu_count() or 1
     return Options(
         host=given.rest_api_host,
-        port=given.rest_api_port,
+        port=_rest_port(given),
         model_name=given.model_name,
         model_base_path=given.model_base_path,
         model_config_file=given.model_config_file,
@@ -147,7 +154,27 @@ def parse_options(arguments: Sequence[str]) -> Options:
         gpu_memory_fraction=given.per_process_gpu_memory_fraction,
         batching=given.enable_batching,
         batching_file=given.batching_parameters_file,
+        label_rule=_label_rule(given),
     )
+
+
+def _rest_port(given: argparse.Namespace) -> int | None:
+    port = given.rest_api_port
+    if port is None:
+        # TensorFlow Serving's default is none.
+        return _REST_PORT if given.models_dir is not None else None
+    if port == "auto":
+        return 0
+    return int(port) or None
+
+
+def _label_rule(given: argparse.Namespace) -> LabelRule:
+    # Found models come and go by themselves, so labels of a file beside them can't wait for the right moment.
+    if given.force_allow_any_version_labels_for_unavailable_models or given.models_dir is not None:
+        return LabelRule.ANY
+    if given.allow_version_labels_for_unavailable_models:
+        return LabelRule.UNUSED_LABELS
+    return LabelRule.NONE
 
 
 def _grpc_options(given: argparse.Namespace, cores: int) -> GrpcOptions:
@@ -196,6 +223,13 @@ def _version() -> str:
         return "Modelyard model server"
 
 
+def _port(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a port's number or auto, not {text!r}") from None
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None  # an empty value is TensorFlow Serving's default for its file flags
 
@@ -209,7 +243,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     flag = partial(add, type=_boolean, nargs="?", const=True, default=False, metavar="BOOL")
-    add("--rest_api_port", type=int, default=8501, help="port to listen on; 0 picks a free one and logs it")
+    add(
+        "--rest_api_port",
+        type=_port,
+        help=f"REST's port; 0: no REST; auto: a free one, which the log names (default 0; {_REST_PORT} with"
+        " --models_dir)",
+    )
     add("--rest_api_host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--model_name", default="default", help="name of the one model at --model_base_path")
     add("--model_base_path", default="", help="folder that holds the version folders of the one model")
@@ -239,7 +278,6 @@ def _build_parser() -> argparse.ArgumentParser:
         help="text proto MonitoringConfig: Prometheus' metrics and their path (default: no metrics)",
     )
     add("--request_log", type=_path, help="append one JSON line per request to this file")
-    # These cover labels of versions that are not loaded yet, which this server allows anyway.
     add(
         "--port",
         type=int,
@@ -263,7 +301,11 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--per_process_gpu_memory_fraction", type=float, default=0, help="0: TensorFlow decides")
     flag("--enable_batching", help="run requests that arrive together as one")
     add("--batching_parameters_file", type=_path, help="text proto BatchingParameters")
-    flag("--allow_version_labels_for_unavailable_models", help="always so here")
+    flag(
+        "--allow_version_labels_for_unavailable_models",
+        help="labels that mean no other version may be set before their version is available",
+    )
+    flag("--force_allow_any_version_labels_for_unavailable_models", help="any label may")
     add("--version", action="version", version=_version(), help="print the version and end")
     for name in (*_NOT_DONE, *_WITHOUT_EFFECT):
         add(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)

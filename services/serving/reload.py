@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from services.serving.config import ModelConfig
 from services.serving.errors import Code, ServingError
+from services.serving.labels import CheckLabels
 from services.serving.manager import ModelManager
 from services.serving.watcher import Catalog, Watcher
 
@@ -21,6 +22,8 @@ def reload_models(
     manager: ModelManager,
     models: Mapping[str, ModelConfig],
     timeout: float,
+    *,
+    check: CheckLabels = lambda _: None,
 ) -> None:
     """Serve ``models`` in place of those that were listed; return when each new one has an AVAILABLE version.
 
@@ -29,8 +32,10 @@ def reload_models(
     stays listed and is served once it can be. ``timeout`` in seconds.
 
     Raises:
-        ServingError: UNKNOWN with the models that are not available.
+        ServingError: UNKNOWN with the models that are not available; what ``check`` raises, and then nothing of
+            ``models`` is taken over.
     """
+    check(models)
     before = catalog.models().keys()
     catalog.replace(models)
     watcher.poll()
@@ -41,16 +46,21 @@ def reload_models(
         settled = manager.settled()
         for name in sorted(waiting):
             if name not in settled:
-                failed[name] = f"no version in {models[name].base_path}"
+                failed[name] = f"name: {name}}} has no version in {models[name].base_path}"
             elif manager.available(name):
                 waiting.discard(name)
             elif settled[name]:
-                failed[name] = manager.last_error(name)
+                failed[name] = _failure(name, manager)
             elif time.monotonic() > deadline:
-                failed[name] = "still loading"
+                failed[name] = f"name: {name}}} is still loading"
         waiting -= failed.keys()
         if waiting:
             time.sleep(_PAUSE_SECONDS)
     if failed:
-        listed = ", ".join(f"{name}: {why}" for name, why in failed.items())
+        listed = "".join(f"{{{{{why}}}, " for why in failed.values())
         raise ServingError(Code.UNKNOWN, f"{len(failed)} model(s) did not become available: {{{listed}}}")
+
+
+def _failure(name: str, manager: ModelManager) -> str:
+    version, why = manager.last_error(name) or (0, "unknown")
+    return f"name: {name} version: {version}}} due to error: {why}"

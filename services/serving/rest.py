@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from typing import Any
 import orjson
 
 from services.serving.dataplane import Answer, Dataplane
-from services.serving.encode import quote
 from services.serving.errors import Code, ServingError
+from services.serving.json_echo import quote
 from services.serving.routes import Route, VersionTooLarge, parse_route
 from services.serving.telemetry import Telemetry
 from services.serving.trace import Trace
@@ -54,7 +55,9 @@ _CORS: Headers = [
     (b"access-control-allow-methods", b"POST, GET"),
     (b"access-control-allow-headers", b"Content-Type"),
 ]
-_HTML_404 = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
+# libevent's page, as TensorFlow Serving's HTTP library sends it.
+_HTML_404 = b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
+_ORIGIN = re.compile(rb"https?://")
 
 
 class RestApp:
@@ -95,7 +98,7 @@ class RestApp:
             status, body = (200, {"status": "ok"}) if path == "/healthz" else self._readiness()
             await _respond(send, status, orjson.dumps(body), [_JSON])
         elif self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
-            await self._metrics(method, "?" in path, send)
+            await self._metrics(path, send)
         else:
             await _respond(send, 404, _HTML_404, [(b"content-type", b"text/html")])
 
@@ -108,8 +111,7 @@ class RestApp:
     async def _v1(self, method: str, path: str, headers: Headers, receive: Receive, send: Send) -> None:
         if method == "OPTIONS":
             origin = next((value for name, value in headers if name == b"origin"), b"")
-            allowed = origin.startswith((b"http://", b"https://"))
-            await _respond(send, 200 if allowed else 400, b"", self._cors if allowed else [])
+            await _respond(send, 200 if _ORIGIN.search(origin) else 400, b"", self._cors)
             return
         request_id = next((value for name, value in headers if name == b"x-request-id"), b"")
         trace = Trace("REST", "", request_id=request_id.decode("latin-1"))
@@ -144,9 +146,10 @@ class RestApp:
         trace.request_bytes = len(body)
         return (await self._in_pool(route, body, headers, trace)).body
 
-    async def _metrics(self, method: str, with_query: bool, send: Send) -> None:
-        if method != "GET" or with_query:
-            await _respond(send, 400, b"Unexpected metrics request", [_TEXT])
+    async def _metrics(self, path: str, send: Send) -> None:
+        if path != self._metrics_path:  # it has a query
+            text = f"Unexpected path: {path}. Should be {self._metrics_path}"
+            await _respond(send, 400, text.encode("latin-1"), [_TEXT])
         else:
             await _respond(send, 200, self._telemetry.render(), [_TEXT])
 
@@ -195,14 +198,14 @@ async def _read(receive: Receive) -> bytes:
 
 def _inflate(body: bytes, headers: Headers) -> bytes:
     """The body without its gzip coding. A broken or oversized one is an empty body, as in TensorFlow Serving."""
-    if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
+    if not any(name == b"content-encoding" and b"gzip" in value for name, value in headers):
         return body
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(body, _INFLATED_LIMIT)
     except zlib.error:
         return b""
-    return plain if inflater.eof else b""
+    return plain if inflater.eof and not inflater.unused_data else b""
 
 
 async def _respond(send: Send, status: int, body: bytes, headers: Headers) -> None:

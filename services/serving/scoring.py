@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.serving.encode import format_floats, quote
+from services.serving.encode import format_floats
 from services.serving.errors import ServingError, invalid_argument
+from services.serving.json_echo import quote
 from services.serving.signature import Array, Servable, Signature
 
 _INPUTS = "inputs"
@@ -27,6 +28,27 @@ class Classes:
     shape: tuple[int, int]
 
 
+def check_classify(signature: Signature) -> None:
+    """Whether ``signature`` has the form of a classification.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
+    """
+    _require_input(signature, "classification", most_outputs=2)
+    if not signature.outputs.keys() & {"classes", "scores"}:
+        raise invalid_argument(
+            'Expected classification signature outputs to contain at least one of "classes" or "scores".'
+            f" Signature was: {signature.name}"
+        )
+
+
+def check_regress(signature: Signature) -> None:
+    """Whether ``signature`` has the form of a regression. See ``check_classify``."""
+    _require_input(signature, "regression", most_outputs=1)
+    if "outputs" not in signature.outputs:
+        raise invalid_argument(f"No regression outputs found in SignatureDef: {signature.name}")
+
+
 def classify(
     servable: Servable, signature: Signature, examples: Array, timeout: float | None = None
 ) -> Classes:
@@ -35,12 +57,8 @@ def classify(
     Raises:
         ServingError: INVALID_ARGUMENT for a signature or outputs of another form; the graph's own errors.
     """
-    _require_input(signature, "classification", most_outputs=2)
-    if not signature.outputs.keys() & {"classes", "scores"}:
-        raise invalid_argument(
-            'Expected classification signature outputs to contain at least one of "classes" or "scores".'
-            f" Signature was: {signature.name}"
-        )
+    check_classify(signature)
+    _require_text(signature)
     outputs = servable.run(signature, {_INPUTS: examples}, timeout=timeout)
     classes, scores = outputs.get("classes"), outputs.get("scores")
     for name, array, dtype in (("classes", classes, "string"), ("scores", scores, "float")):
@@ -57,9 +75,8 @@ def classify(
 
 def regress(servable: Servable, signature: Signature, examples: Array, timeout: float | None = None) -> Array:
     """Run a regression: one float32 per example. See ``classify`` for arguments and errors."""
-    _require_input(signature, "regression", most_outputs=1)
-    if "outputs" not in signature.outputs:
-        raise invalid_argument(f"No regression outputs found in SignatureDef: {signature.name}")
+    check_regress(signature)
+    _require_text(signature)
     values = servable.run(signature, {_INPUTS: examples}, timeout=timeout)["outputs"]
     if not (values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)):
         raise invalid_argument(
@@ -87,8 +104,8 @@ def classes_json(found: Classes) -> bytes:
         for label, score in zip(labels, format_floats(numbers.ravel(), "%.9g"), strict=True)
     ]
     rows = (f"[{', '.join(pairs[at : at + width])}]" for at in range(0, len(pairs), width or 1))
-    # No class at all is still one (empty) list per example.
-    return _results(list(rows) if width else ["[]"] * examples)
+    # No class at all is still one (empty) list per example. Only here does a line break precede the bracket.
+    return _results(list(rows) if width else ["[]"] * examples, "\n    ")
 
 
 def values_json(values: Array) -> bytes:
@@ -115,6 +132,9 @@ def _require_input(signature: Signature, kind: str, *, most_outputs: int) -> Non
         )
     if _INPUTS not in signature.inputs:
         raise invalid_argument(f"No {kind} inputs found in SignatureDef: {signature.name}")
+
+
+def _require_text(signature: Signature) -> None:
     dtype = signature.inputs[_INPUTS].dtype
     if dtype != "string":
         raise invalid_argument(f"Expects arg[0] to be {dtype} but string is provided")
@@ -136,6 +156,6 @@ def _shape(array: Array) -> str:
     return f"[{','.join(map(str, array.shape))}]"
 
 
-def _results(items: list[str]) -> bytes:
-    text = f'{{\n    "results": [{", ".join(items)}]\n}}'
+def _results(items: list[str], end: str = "") -> bytes:
+    text = f'{{\n    "results": [{", ".join(items)}{end}]\n}}'
     return text.encode("utf-8", "surrogateescape")

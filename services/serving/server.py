@@ -26,6 +26,7 @@ from services.serving.config import (
     parse_ssl_config,
 )
 from services.serving.dataplane import Dataplane
+from services.serving.labels import CheckLabels, check_labels
 from services.serving.loader import LoaderOptions, import_tensorflow, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
 from services.serving.options import Options, parse_options
@@ -57,29 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow's C++ side reads this when it is imported; its start-up chatter is no event of ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        catalog = _catalog(options)
         metrics_path = _metrics_path(options)
         telemetry = Telemetry(_request_log(options))
         loader_options = _loader_options(options)
         wrap = _batching(options)
         grpc_server = _grpc_server(options, telemetry)
-        listener = _listen(options.host, options.port)
+        manager = _manager(options, telemetry, loader_options, wrap)
+        check = partial(check_labels, manager=manager, rule=options.label_rule)
+        catalog = _catalog(options, check)
+        listener = None if options.port is None else _listen(options.host, options.port)
     except ConfigError as error:
         log.error("%s", error)
         return 2
     except OSError as error:
         log.error("%s", error)
         return 1
-    manager = ModelManager(
-        prepared(
-            partial(load_saved_model, options=loader_options),
-            _steps(options, telemetry),
-            telemetry,
-            wrap,
-        ),
-        retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
-        load_threads=options.load_threads,
-    )
     watcher = Watcher(catalog, manager, options.poll_seconds)
     dataplane = Dataplane(manager)
     app = RestApp(
@@ -90,13 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         telemetry=telemetry,
         metrics_path=metrics_path,
     )
-    log.info("listening on http://%s:%d", options.host, listener.getsockname()[1])
+    if listener is not None:
+        log.info("listening on http://%s:%d", options.host, listener.getsockname()[1])
     # The port is open before anything is loaded: one bad model must not keep the others, or the health
     # check, from answering.
     manager.start()
     watcher.start()
     if grpc_server is not None:
-        reload = partial(reload_models, catalog, watcher, manager)
+        reload = partial(reload_models, catalog, watcher, manager, check=check)
         grpc_server.start(partial(_grpc_methods, dataplane, reload, telemetry, options))
     _serve(app, listener, options, grpc_server)
     log.info("stopping")
@@ -105,6 +99,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.close()
     telemetry.close()
     return 0
+
+
+def _manager(
+    options: Options,
+    telemetry: Telemetry,
+    loader_options: LoaderOptions,
+    wrap: Callable[[Servable], Servable],
+) -> ModelManager:
+    return ModelManager(
+        prepared(
+            partial(load_saved_model, options=loader_options),
+            _steps(options, telemetry),
+            telemetry,
+            wrap,
+        ),
+        retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
+        load_threads=options.load_threads,
+    )
 
 
 def _steps(options: Options, telemetry: Telemetry) -> list[Step]:
@@ -213,8 +225,19 @@ class _Uvicorn(uvicorn.Server):
         self._on_stop()
 
 
-def _serve(app: RestApp, listener: socket.socket, options: Options, grpc_server: GrpcServer | None) -> None:
+def _serve(
+    app: RestApp, listener: socket.socket | None, options: Options, grpc_server: GrpcServer | None
+) -> None:
     """Serve until a signal, then finish the requests in flight."""
+    grace = max(1.0, options.timeout_ms / 1000) if options.timeout_ms else 3600.0
+    if listener is None:
+        stopped = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: stopped.set())
+        stopped.wait()
+        if grpc_server is not None:
+            grpc_server.stop(grace).wait(grace)
+        return
     # uvicorn raises the signal again when it is done, so that the program dies of it. A clean stop is exit code
     # 0 here: give it a handler to land in.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -232,7 +255,6 @@ def _serve(app: RestApp, listener: socket.socket, options: Options, grpc_server:
         timeout_graceful_shutdown=max(1, options.timeout_ms // 1000) if options.timeout_ms else None,
     )
     ended: list[threading.Event] = []
-    grace = max(1.0, options.timeout_ms / 1000) if options.timeout_ms else 3600.0
 
     def on_stop() -> None:
         if grpc_server is not None:
@@ -243,13 +265,16 @@ def _serve(app: RestApp, listener: socket.socket, options: Options, grpc_server:
         event.wait(grace)
 
 
-def _catalog(options: Options) -> Catalog:
+def _catalog(options: Options, check: CheckLabels) -> Catalog:
     given: dict[str, ModelConfig] = {}
     file: ConfigFile | None = None
     if options.model_config_file is not None:
         # Beside a folder of models the file only adds to what is found, and may come later.
         file = ConfigFile(
-            options.model_config_file, options.config_poll_seconds, optional=options.models_dir is not None
+            options.model_config_file,
+            options.config_poll_seconds,
+            check,
+            optional=options.models_dir is not None,
         )
         file.read()
     elif options.model_base_path:

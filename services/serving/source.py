@@ -17,9 +17,11 @@ from services.serving.config import AllVersions, Latest, ModelConfig, Specific, 
 
 log = logging.getLogger("serving.source")
 
-_DIGITS = re.compile(r"[0-9]+")
+# What absl::SimpleAtoi takes for a whole number.
+_VERSION = re.compile(r"\s*([+-]?[0-9]+)\s*", re.ASCII)
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LARGEST = 2**63 - 1
+_LONGEST = 255  # characters; no file system has longer names
 # A folder changed twice within one tick of the file system's clock has one time for both, so a time this
 # fresh proves nothing. Some file systems count in whole seconds (or two).
 _RACY_SECONDS = 2.5
@@ -29,7 +31,7 @@ _TRUST_SECONDS = 30.0
 
 @dataclass
 class _Listing:
-    """Names of a folder's sub-folders, and when that was true."""
+    """Names in a folder, and when that was true."""
 
     names: list[str] = field(default_factory=list)
     changed_ns: int = -1
@@ -41,13 +43,17 @@ class _Listing:
 
 
 class FolderReader:
-    """Lists sub-folders, remembering each listing until the folder changes. For one thread."""
+    """Lists folders, remembering each listing until the folder changes. For one thread.
 
-    def __init__(self) -> None:
+    ``only_folders``: sub-folders and links to such, no files.
+    """
+
+    def __init__(self, *, only_folders: bool = False) -> None:
         self._listings: dict[str, _Listing] = {}
+        self._only_folders = only_folders
 
-    def subfolders(self, path: str) -> list[str]:
-        """The names of the folders in ``path`` (links to folders too), in no order. Not to be changed.
+    def names(self, path: str) -> list[str]:
+        """The names in ``path``, in no order. Not to be changed.
 
         The list is the same object as last time if nothing changed.
 
@@ -61,7 +67,7 @@ class FolderReader:
             return listing.names
         settled = time.time() - changed_ns / 1e9 > _RACY_SECONDS
         with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+            names = [entry.name for entry in entries if not self._only_folders or entry.is_dir()]
         if names != listing.names:
             listing.names = names
         listing.changed_ns, listing.read_at, listing.settled = changed_ns, now, settled
@@ -82,6 +88,15 @@ def choose(versions: Mapping[int, str], policy: VersionPolicy) -> dict[int, str]
             return {version: versions[version] for version in sorted(wanted & versions.keys())}
         case Latest(count):
             return {version: versions[version] for version in sorted(versions)[-count:]}
+
+
+def version_number(name: str) -> int | None:
+    """The version that a name in a base path stands for; None if it is no whole number of 64 bits."""
+    match = _VERSION.fullmatch(name)
+    if match is None or len(match.group(1)) > _LONGEST:
+        return None
+    version = int(match.group(1))
+    return version if -_LARGEST - 1 <= version <= _LARGEST else None
 
 
 class VersionSource:
@@ -112,16 +127,19 @@ class VersionSource:
         return wanted
 
     def _there(self, base_path: str) -> dict[int, str]:
-        names = self._folders.subfolders(base_path)
+        names = self._folders.names(base_path)
         known = self._versions.get(base_path)
         if known is not None and known[0] is names:
             return known[1]
-        # In name order, so that of "1" and "001" the later name wins, as in TensorFlow Serving.
-        there = {
-            int(name): os.path.join(base_path, name)
-            for name in sorted(names)
-            if _DIGITS.fullmatch(name) and int(name) <= _LARGEST
-        }
+        # As in TensorFlow Serving a file counts too, and of "1" and "001" the later name wins.
+        there: dict[int, str] = {}
+        for name in sorted(names):
+            version = version_number(name)
+            if version is None:
+                continue
+            if version in there:
+                log.warning("%s: %s stands for version %d, not %s", base_path, name, version, there[version])
+            there[version] = os.path.join(base_path, name)
         self._versions[base_path] = (names, there)
         return there
 
@@ -131,7 +149,7 @@ class ModelsFolder:
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
-        self._folders = FolderReader()
+        self._folders = FolderReader(only_folders=True)
         self._complained = False
         self._models: dict[str, ModelConfig] = {}
 
@@ -142,7 +160,7 @@ class ModelsFolder:
         version.
         """
         try:
-            names = self._folders.subfolders(self._path)
+            names = self._folders.names(self._path)
         except OSError as error:
             if not self._complained:
                 log.warning("can't read %s: %s", self._path, error.strerror)

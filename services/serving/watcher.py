@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.serving.config import ModelConfig, parse_models_config
+from services.serving.errors import ServingError
+from services.serving.labels import CheckLabels
 from services.serving.manager import ModelManager
 from services.serving.source import ModelsFolder, VersionSource
 from services.serving.textproto import ConfigError
@@ -19,10 +21,19 @@ log = logging.getLogger("serving.watcher")
 class ConfigFile:
     """A ``models.config`` that is read again every ``poll_seconds`` (0 = never). For one thread.
 
-    ``optional``: a file that is not there lists nothing.
+    ``check`` raises a ServingError for models that must not be served. ``optional``: a file that is not there lists
+    nothing.
     """
 
-    def __init__(self, path: Path, poll_seconds: float, *, optional: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        poll_seconds: float,
+        check: CheckLabels = lambda _: None,
+        *,
+        optional: bool = False,
+    ) -> None:
+        self._check = check
         self._path = path
         self._optional = optional
         self._poll_seconds = poll_seconds
@@ -38,12 +49,17 @@ class ConfigFile:
         """
         self._read_at = time.monotonic()
         try:
-            self._models = parse_models_config(self._path.read_text())
+            models = parse_models_config(self._path.read_text())
+            if models != self._models:
+                self._check(models)
+            self._models = models
         except (OSError, UnicodeDecodeError, ConfigError) as error:
             if self._optional and isinstance(error, FileNotFoundError):
                 self._models = {}
                 return self._models
             raise ConfigError(f"{self._path}: {error}") from None
+        except ServingError as error:
+            raise ConfigError(f"{self._path}: {error.message}") from None
         return self._models
 
     def replace(self, models: Mapping[str, ModelConfig]) -> None:

@@ -65,7 +65,7 @@ Publish = Callable[..., Path]
 @contextmanager
 def running_server(*flags: str) -> Iterator[Server]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.serving", "--rest_api_port=0", "--port=0", *flags],
+        [sys.executable, "-m", "services.serving", "--rest_api_port=auto", "--port=0", *flags],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -204,6 +204,7 @@ def test_classify_regress_and_both(tf: Any, prediction: Any) -> None:
     assert failure(prediction.Regress, request) == (
         grpc.StatusCode.INVALID_ARGUMENT, "No signature was found with the name: none",
     )  # fmt: skip
+    request.model_spec.signature_name = "regress"
     request.input.Clear()
     assert failure(prediction.Regress, request) == (grpc.StatusCode.INVALID_ARGUMENT, "Input is empty.")
 
@@ -304,11 +305,20 @@ def test_reload_over_grpc_and_a_call_in_flight_at_the_end(
         management, prediction = ModelServiceStub(channel), PredictionServiceStub(channel)
         answer = prediction.Predict(predict_request(tf, "first", x=floats(1))).outputs["y"]
         assert (answer.tensor_content, list(answer.float_val)) == (floats(2.5).tobytes(), [])
-        response = management.HandleReloadConfigRequest(reload("first", "second", stable=1), timeout=60)
+        # A label of a version that is not there yet is refused, with all that came with it.
+        code, text = failure(
+            management.HandleReloadConfigRequest, reload("first", "second", stable=1), timeout=60
+        )
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "version 1 of model second, which is not currently available for inference" in text
+        assert server.versions("second") == {}
+        response = management.HandleReloadConfigRequest(reload("first", "second"), timeout=60)
         assert response.status.error_code == 0
         assert [(one.name, one.int64_value_increase) for one in response.metric] == [
-            ("/tensorflow/cc/saved_model/load_attempt_count", 1)
+            ("/tensorflow/cc/saved_model/load_attempt_count", 1),
+            ("unknown", 0),
         ]
+        management.HandleReloadConfigRequest(reload("first", "second", stable=1), timeout=60)
         labelled = predict_request(tf, "second", "scalar", x=floats(1, 2))
         labelled.model_spec.version_label = "stable"
         assert prediction.Predict(labelled).model_spec.version.value == 1
@@ -318,7 +328,7 @@ def test_reload_over_grpc_and_a_call_in_flight_at_the_end(
         )
         assert code is grpc.StatusCode.UNKNOWN
         assert text.startswith("2 model(s) did not become available")
-        assert "nothing: no version in" in text
+        assert "{name: nothing} has no version in" in text
         server.wait_for("first", 1, "END")
         empty = model_management_pb2.ReloadConfigRequest()
         assert failure(management.HandleReloadConfigRequest, empty)[0] is grpc.StatusCode.INVALID_ARGUMENT

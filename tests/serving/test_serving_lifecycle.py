@@ -157,6 +157,7 @@ def test_models_config_with_policies_labels_reload_and_batching(
     batching.write_text("max_batch_size { value: 8 } batch_timeout_micros { value: 5000 }")
     with start_server(
         "--enable_batching",
+        "--force_allow_any_version_labels_for_unavailable_models",
         f"--batching_parameters_file={batching}",
         f"--model_config_file={config}",
         "--model_config_file_poll_wait_seconds=0.2",
@@ -242,7 +243,14 @@ def test_starting_needs_no_tensorflow(tmp_path: Path) -> None:
 )
 def test_what_is_not_done_ends_with_code_2(flag: str, tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "services.serving", "--port=0", f"--model_base_path={tmp_path}", flag],
+        [
+            sys.executable,
+            "-m",
+            "services.serving",
+            "--rest_api_port=auto",
+            f"--model_base_path={tmp_path}",
+            flag,
+        ],
         check=False,
         capture_output=True,
         text=True,

@@ -21,9 +21,12 @@ model_config_list {
     version_labels { key: 'stable' value: 42 }
     version_labels { key: 'canary' value: 43 }
   }
-  config: { name: "all", base_path: "/models/all", model_version_policy: { all: {} } },
-  config: { name: "two", base_path: "/models/two", model_version_policy: { latest: { num_versions: 2 } } },
-  config: { name: "zero", base_path: "/models/zero", model_version_policy: { latest: {} } },
+  config: { name: "all", base_path: "/models/all", model_platform: "tensorflow",
+    model_version_policy: { all: {} } },
+  config: { name: "two", base_path: "/models/two", model_platform: "tensorflow",
+    model_version_policy: { latest: { num_versions: 2 } } },
+  config: { name: "zero", base_path: "/models/zero", model_platform: "tensorflow",
+    model_version_policy: { latest: {} } },
   config: { name: "plain", base_path: "/models/plain", model_type: TENSORFLOW }
 }
 """
@@ -46,12 +49,19 @@ def test_a_full_file() -> None:
         ("improperly formatted file", "not a ModelServerConfig text proto: 1:1"),
         ("", "it must hold a model_config_list"),
         ("model_config_list { config { name: 'm' base_path: 'rel' } }", "absolute path"),
-        ("model_config_list { config { base_path: '/m' } }", "a model has no name"),
+        (
+            "model_config_list { config { base_path: '/m' model_platform: 'tensorflow' } }",
+            "a model has no name",
+        ),
         (
             "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'torch' } }",
-            "only model_platform",
+            "requests unsupported platform torch",
         ),
-        ("model_config_list { config { name: 'm' base_path: '/m' logging_config {} } }", "logging_config"),
+        (
+            "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow'"
+            " logging_config {} } }",
+            "logging_config",
+        ),
         (
             "model_config_list { config { name: 'm' base_path: '/m' } config { name: 'm' base_path: '/n' } }",
             "Illegal to list model m multiple times",
@@ -67,7 +77,7 @@ def test_a_file_that_becomes_unusable_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "models.config"
-    path.write_text("model_config_list { config { name: 'm' base_path: '/m' } }")
+    path.write_text("model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' } }")
     file = ConfigFile(path, poll_seconds=1e-9)
     assert list(file.models()) == ["m"]
     path.write_text("model_config_list {")
@@ -80,7 +90,7 @@ def test_a_file_that_becomes_unusable_changes_nothing(
 
 def test_a_file_that_is_not_polled_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "models.config"
-    path.write_text("model_config_list { config { name: 'm' base_path: '/m' } }")
+    path.write_text("model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' } }")
     file = ConfigFile(path, poll_seconds=0)
     assert list(file.models()) == ["m"]
     path.write_text("model_config_list {}")
@@ -92,7 +102,8 @@ def test_the_file_wins_over_the_folder(tmp_path: Path) -> None:
     (tmp_path / "n").mkdir()
     path = tmp_path / "models.config"
     path.write_text(
-        "model_config_list { config { name: 'm' base_path: '/m' version_labels { key: 'a' value: 1 } } }"
+        "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow'"
+        " version_labels { key: 'a' value: 1 } } }"
     )
     models = Catalog({}, ConfigFile(path, 0), ModelsFolder(str(tmp_path))).models()
     assert models["m"].base_path == "/m"
@@ -185,7 +196,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
             "--tensorflow_session_parallelism stands for",
         ),
         (["--models_dir=/m", "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),
-        (["--models_dir=/m", "--rest_api_port=x"], "invalid int value"),
+        (["--models_dir=/m", "--rest_api_port=x"], "expected a port's number or auto"),
         (["--model_base_path=m"], "must be absolute"),
         (["--models_dir=/m", "--rest_api_enable_cors_support=maybe"], "expected true or false"),
     ],

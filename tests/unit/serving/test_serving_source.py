@@ -33,11 +33,15 @@ def test_policies_choose() -> None:
     assert choose({}, Latest()) == {}
 
 
-def test_versions_are_folders_whose_whole_name_is_a_number(tmp_path: Path) -> None:
-    for name in ("1", "00000123", "tmp-2", "1.5", "v2", ".3", "-4", "٣", "9" * 30):
+def test_versions_are_names_that_are_whole_numbers_even_of_files(tmp_path: Path) -> None:
+    for name in ("1", "00000123", "tmp-2", "1.5", "v2", ".3", "-v", "٣", "9" * 30):
         (tmp_path / name).mkdir()
-    (tmp_path / "5").write_text("a file is no version")
-    assert wanted(tmp_path) == {1: str(tmp_path / "1"), 123: str(tmp_path / "00000123")}
+    (tmp_path / "5").write_text("a file counts, and fails to load")
+    assert wanted(tmp_path) == {
+        1: str(tmp_path / "1"),
+        5: str(tmp_path / "5"),
+        123: str(tmp_path / "00000123"),
+    }
 
 
 def test_of_two_names_of_one_number_the_later_wins(tmp_path: Path) -> None:
