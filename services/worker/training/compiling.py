@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
 
 from services.worker.training import own_compile, schedules
-from services.worker.training.data.record import TrainingData
+from services.worker.training.data.record import Array, TrainingData
 from services.worker.training.failures import TrainingFailed, model_invalid
 from services.worker.training.heads import Head
 from services.worker.training.keras_config import in_words
@@ -41,6 +42,8 @@ class Compiled:
     Attributes:
         labels: sparse int32 [N]; one_hot float32 [N, units]; column float32 [N, 1]; numbers float32 [N, D].
         logits: the model's outputs are logits, which serving turns into probabilities.
+        class_weight: what a row of each class counts for in the loss, float32 [classes]; None: all alike. Metrics
+            are not weighted, as with ``fit(class_weight=)``.
     """
 
     labels: Labels
@@ -48,17 +51,26 @@ class Compiled:
     loss: str
     optimizer: str
     metrics: list[str]
+    class_weight: Array | None = None
 
 
-def compile_model(model: keras.Model, fit: FitSpec, data: TrainingData, head: Head) -> Compiled:
+def compile_model(
+    model: keras.Model,
+    fit: FitSpec,
+    data: TrainingData,
+    head: Head,
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Compiled:
     """Compile ``model`` in place. What a model of the user's came compiled with stays, unless ``fit`` names another.
+
+    The optimizer is created in a strategy's ``scope``, metrics are not.
 
     Raises:
         TrainingFailed: model_invalid with the path of the field, or shape_mismatch.
     """
     own = own_compile.of(model)
     if own is not None:
-        return _compile_own(model, own, fit, data, head)
+        return _compile_own(model, own, fit, data, head, scope)
     metrics = fit.metrics if fit.metrics is not None else _default_metrics(data)
     wants_one_hot = any(_snake(metric.name) in _ONE_HOT_METRICS for metric in metrics)
     name = _loss_class(fit.loss.name) if fit.loss is not None else _default_loss(data, head, wants_one_hot)
@@ -72,12 +84,12 @@ def compile_model(model: keras.Model, fit: FitSpec, data: TrainingData, head: He
     labels = _labels(name, data, head, wants_one_hot=wants_one_hot and fit.loss is not None)
     if data.classes is None:
         logits = False
-    model.compile(
-        optimizer=_optimizer(fit),
-        loss=_made("fit.loss", lambda: loss_type(**params)),
-        metrics=[_metric(index, metric, head, logits) for index, metric in enumerate(metrics)],
-    )
-    _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
+    measures = [_metric(index, metric, head, logits) for index, metric in enumerate(metrics)]
+    with scope():
+        model.compile(
+            optimizer=_optimizer(fit), loss=_made("fit.loss", lambda: loss_type(**params)), metrics=measures
+        )
+        _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
     return Compiled(
         labels=labels,
         logits=logits,
@@ -88,7 +100,12 @@ def compile_model(model: keras.Model, fit: FitSpec, data: TrainingData, head: He
 
 
 def _compile_own(
-    model: keras.Model, own: OwnCompile, fit: FitSpec, data: TrainingData, head: Head
+    model: keras.Model,
+    own: OwnCompile,
+    fit: FitSpec,
+    data: TrainingData,
+    head: Head,
+    scope: Callable[[], AbstractContextManager[Any]],
 ) -> Compiled:
     if fit.loss is not None:
         name: str | None = _loss_class(fit.loss.name)
@@ -98,21 +115,12 @@ def _compile_own(
         loss = own.loss if own.loss is not None else _default_loss(data, head, wants_one_hot=False)
         name = own_compile.loss_name(loss)
     logits = data.classes is not None and own_compile.from_logits(loss)
-    if fit.optimizer is not None or own.optimizer is None:
-        optimizer = _optimizer(fit)
-    else:
-        optimizer = keras.optimizers.get(own.optimizer)
-        if fit.learning_rate is not None:
-            rate = fit.learning_rate
-            fixed = isinstance(rate, float | int)
-            optimizer.learning_rate = (
-                rate if fixed else _made("fit.learning_rate", lambda: schedules.by_step(rate))
-            )
     metrics = own.metrics
     if fit.metrics is not None:
         metrics = [_metric(index, metric, head, logits) for index, metric in enumerate(fit.metrics)]
-    model.compile(optimizer=optimizer, loss=loss, metrics=metrics)
-    _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
+    with scope():
+        model.compile(optimizer=_own_optimizer(own, fit), loss=loss, metrics=metrics)
+        _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
     if name is not None:
         labels = _labels(name, data, head, wants_one_hot=False)
     else:  # a loss of their own gets class numbers, as the data have them
@@ -124,6 +132,19 @@ def _compile_own(
         optimizer=type(model.optimizer).__name__,
         metrics=[own_compile.name_of(metric) for metric in metrics or ()],
     )
+
+
+def _own_optimizer(own: OwnCompile, fit: FitSpec) -> keras.Optimizer:
+    if fit.optimizer is not None or own.optimizer is None:
+        return _optimizer(fit)
+    optimizer = keras.optimizers.get(own.optimizer)
+    if fit.learning_rate is not None:
+        rate = fit.learning_rate
+        fixed = isinstance(rate, float | int)
+        optimizer.learning_rate = (
+            rate if fixed else _made("fit.learning_rate", lambda: schedules.by_step(rate))
+        )
+    return optimizer
 
 
 def _default_metrics(data: TrainingData) -> list[KerasObject]:

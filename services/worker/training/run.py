@@ -73,11 +73,11 @@ class Run:
         self._stage("building")
         with opened.scope():
             model = models.build(job.model, data, code)
-            head = heads.head_of(model)
-            heads.check(head, data)
-            compiled = compiling.compile_model(model, job.fit, data, head)
+        head = heads.head_of(model)
+        heads.check(head, data)
+        compiled = compiling.compile_model(model, job.fit, data, head, opened.scope)
         kind = StreamedSteps if data.streamed else Steps
-        steps = kind(model, data.train, _order(job, data, opened.replicas), compiled)
+        steps = kind(model, data.train, _order(job, data, opened.replicas), compiled, opened)
         if data.pipeline is not None and isinstance(steps, StreamedSteps):
             steps.pipeline = data.pipeline
         self._note_model(model, compiled, steps)
@@ -156,7 +156,7 @@ class Run:
     def _train(
         self, job: TrainJob, data: TrainingData, model: keras.Model, steps: Steps, run_dir: RunDir
     ) -> Training:
-        identity = {"data": data.fingerprint, "batch_size": job.fit.batch_size, "seed": job.fit.seed}
+        identity = {"data": data.fingerprint, "batch_size": steps.order.batch, "seed": job.fit.seed}
         if self.request.code:
             identity["code"] = Code(self.request.code).hashes
         kept = State(model, steps, identity)

@@ -3,8 +3,8 @@
 One call runs many steps inside the runtime and returns each step's loss, so that Python is entered a few times a
 second, whatever a step costs. ``Model.fit`` with ``steps_per_execution`` does the same with a fixed number and an
 iterator that lives outside; here the number is an argument, so a checkpoint, a stop or an epoch's end never has to
-wait for it, and rows are gathered inside (see ``data.order``). Only public Keras is used: ``compute_loss``,
-``compute_metrics``, ``apply_gradients``.
+wait for it, and rows are gathered inside (see ``data.order``). What a step is, is said in ``step``; on how many
+replicas it runs, in ``strategies``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import tensorflow as tf
 from services.worker.training.compiling import Compiled
 from services.worker.training.data.order import Order
 from services.worker.training.data.record import Array, RowArray, RowFile, Rows
-from services.worker.training.failures import TrainingFailed, shorten
+from services.worker.training.step import Step
+from services.worker.training.strategies.opened import OpenStrategy
+from services.worker.training.strategies.replicated import ReplicatedStep
 
 Logs = dict[str, float]
 _ALIGNMENT = 64  # bytes; Eigen's largest
@@ -40,26 +42,36 @@ def as_tensor(array: RowArray) -> Any:
 
 
 class Steps:
-    """Steps of one model on one set of training rows. Metrics are running means since ``reset``."""
+    """Steps of one model on one set of training rows. Metrics are running means since ``reset``.
 
-    def __init__(self, model: keras.Model, rows: Rows, order: Order, compiled: Compiled) -> None:
+    ``order`` is one of global batches. Create it outside the strategy's scope, with a model created inside.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        rows: Rows,
+        order: Order,
+        compiled: Compiled,
+        opened: OpenStrategy | None = None,
+    ) -> None:
+        opened = opened or OpenStrategy("default")
         self.model = model
         self.order = order
-        self._compiled = compiled
-        self._units = int(model.output_shape[1])
-        self._loss = keras.metrics.Mean(name="loss")
-        self._x, self._y = as_tensor(rows.x), as_tensor(rows.y)
-        self._create_metrics()
-        self._one = self._one_step
-        if model.jit_compile is True:
-            self._one = tf.function(self._one_step, jit_compile=True, autograph=False)
+        self.slices = opened.slices
+        self.step = (
+            Step(model, compiled) if opened.strategy is None else ReplicatedStep(model, compiled, opened)
+        )
+        with tf.device("CPU:0" if opened.replicas > 1 else None):  # each replica is sent its rows
+            self._x, self._y = as_tensor(rows.x), as_tensor(rows.y)
+        self.step.create_metrics(self._y[:1])
         self._train = tf.function(self._many_steps, autograph=False)
         self._test = tf.function(self._many_tests, autograph=False, reduce_retracing=True)
 
     @property
     def metric_variables(self) -> list[Any]:
-        """State of the running means, part of a checkpoint so that a resumed epoch ends with the same numbers."""
-        return [*self._loss.variables, *(v for metric in self.model.metrics for v in metric.variables)]
+        """State of the running means, part of a checkpoint."""
+        return self.step.metric_variables
 
     def train(self, epoch: int, start: int, count: int) -> tuple[Array, Logs]:
         """Run steps ``start`` to ``start + count`` of ``epoch``: the loss of each, float32 [count], and the means."""
@@ -73,41 +85,16 @@ class Steps:
 
     def current(self) -> Logs:
         """The running means as they stand."""
-        return {name: float(value) for name, value in self._results(self._loss).items()}
+        return {name: float(value) for name, value in self.step.results().items()}
 
     def reset(self) -> None:
         """Begin new running means."""
-        self.model.reset_metrics()
-        self._loss.reset_state()
-
-    def _create_metrics(self) -> None:
-        """Make loss and metrics create their variables now: made while tracing, they would cost a second trace."""
-        outputs = tf.zeros([1, self._units], tf.float32)
-        targets = self._encode(self._y[:1])
-        try:
-            self.model.compute_loss(x=None, y=targets, y_pred=outputs, training=False)
-            self.model.compute_metrics(None, targets, outputs, None)
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            raise TrainingFailed(
-                "shape_mismatch",
-                f"loss or metrics do not go with {self._units} outputs and labels {list(targets.shape)}: "
-                f"{shorten(str(error), 400)}",
-                "Leave fit.loss and fit.metrics out to have them chosen.",
-            ) from error
-        self.reset()
-
-    def _encode(self, y: Any) -> Any:
-        labels = self._compiled.labels
-        if labels == "one_hot":
-            return tf.one_hot(y, self._units)
-        if labels == "column" or (labels == "numbers" and len(y.shape) == 1):
-            return tf.cast(y, tf.float32)[:, tf.newaxis]
-        return y
+        self.step.reset()
 
     def _many_steps(self, epoch: Any, start: Any, count: Any) -> Any:
         def batch(done: Any) -> tuple[Any, Any]:
             rows = self.order.indices(epoch, start + done)
-            return tf.gather(self._x, rows), tf.gather(self._y, rows)
+            return tf.gather(self._x, self.slices.local(rows)), tf.gather(self._y, rows)
 
         return self._repeat(count, batch)
 
@@ -115,28 +102,14 @@ class Steps:
         """``count`` steps (int64 scalar) on the batches that ``batch`` gives for 0, 1, ...: losses and means."""
 
         def body(done: Any, losses: Any) -> tuple[Any, Any]:
-            x, y = batch(done)
-            loss = self._one(x, self._encode(y))
+            loss = self.step.train(*batch(done))
             return done + 1, losses.write(tf.cast(done, tf.int32), loss)
 
         losses = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=())
         _, losses = tf.while_loop(
             lambda done, _: done < count, body, (tf.constant(0, tf.int64), losses), parallel_iterations=1
         )
-        return losses.stack(), self._results(self._loss)
-
-    def _one_step(self, x: Any, y: Any) -> Any:
-        model = self.model
-        with tf.GradientTape() as tape:
-            outputs = model(x, training=True)
-            loss = model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
-            scaled = model.optimizer.scale_loss(loss)
-        weights = model.trainable_variables
-        if weights:
-            model.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
-        self._loss.update_state(loss, sample_weight=tf.cast(tf.shape(x)[0], tf.float32))
-        model.compute_metrics(x, y, outputs, None)
-        return tf.cast(loss, tf.float32)
+        return losses.stack(), self.step.results()
 
     def _many_tests(self, x: Any, y: Any, start: Any, count: Any) -> Any:
         batch = self.order.batch
@@ -145,22 +118,14 @@ class Steps:
         def body(done: Any) -> tuple[Any]:
             begin = (start + done) * batch
             end = tf.minimum(begin + batch, total)
-            part, targets = x[begin:end], self._encode(y[begin:end])
-            outputs = self.model(part, training=False)
-            loss = self.model.compute_loss(x=part, y=targets, y_pred=outputs, training=False)
-            self._loss.update_state(loss, sample_weight=tf.cast(end - begin, tf.float32))
-            self.model.compute_metrics(part, targets, outputs, None)
+            first, last = (
+                (0, end - begin) if self.slices.everything_here else self.slices.local_range(end - begin)
+            )
+            self.step.test(x[begin + first : begin + last], y[begin:end])
             return (done + 1,)
 
         tf.while_loop(lambda done: done < count, body, (tf.constant(0, tf.int64),), parallel_iterations=1)
-        return self._results(self._loss)
-
-    def _results(self, loss: keras.metrics.Mean) -> dict[str, Any]:
-        # Keras' own loss mean is fed by Model.train_step only; ours takes its place
-        flat = {
-            name: value for name, value in self.model.get_metrics_result().items() if len(value.shape) == 0
-        }
-        return {**flat, "loss": loss.result()}
+        return self.step.results()
 
 
 def first_bad(losses: Array) -> int | None:

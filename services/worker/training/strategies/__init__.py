@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from services.worker.training.failures import TrainingFailed
+from services.worker.training.strategies import central_storage, default, mirrored, one_device, tpu
 from services.worker.training.strategies.opened import OpenStrategy
-from shared.specs import DefaultStrategy, StrategySpec
+from shared.specs import (
+    CentralStorageStrategy,
+    DefaultStrategy,
+    MirroredStrategy,
+    OneDeviceStrategy,
+    StrategySpec,
+    TpuStrategy,
+)
+
+__all__ = ["OpenStrategy", "open"]
 
 
 def open(spec: StrategySpec) -> OpenStrategy:
     """The strategy that ``spec`` asks for. Model, optimizer and metrics are created in its ``scope``.
 
     Raises:
-        TrainingFailed: strategy_unavailable: this machine, or this version of Modelyard, can't run it.
+        TrainingFailed: strategy_unavailable: this machine can't run it.
     """
-    if isinstance(spec, DefaultStrategy):
-        return OpenStrategy("default", None)
+    match spec:
+        case DefaultStrategy():
+            return default.open()
+        case OneDeviceStrategy():
+            return one_device.open(spec)
+        case MirroredStrategy():
+            return mirrored.open(spec)
+        case CentralStorageStrategy():
+            return central_storage.open(spec)
+        case TpuStrategy():
+            return tpu.open(spec)
     raise TrainingFailed(
         "strategy_unavailable",
         f"The strategy {spec.kind} can't be run yet.",

@@ -8,19 +8,23 @@ from typing import Any
 
 import tensorflow as tf
 
+from services.worker.training.strategies.slices import Slices
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class OpenStrategy:
-    """What the steps need to know about a strategy.
+    """What the steps need to know about a strategy. Kinds that span processes override ``slices`` and ``gather``.
 
     Attributes:
         kind: as the spec names it.
         strategy: TensorFlow's, or None where there is one replica and no need for one.
-        facts: what the job shows about it (devices, how gradients are summed).
+        devices: names of the logical devices that compute steps.
+        facts: what else the job shows about it.
     """
 
     kind: str
-    strategy: tf.distribute.Strategy | None
+    strategy: tf.distribute.Strategy | None = None
+    devices: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -28,9 +32,20 @@ class OpenStrategy:
         """Copies of the model that train in step."""
         return int(self.strategy.num_replicas_in_sync) if self.strategy is not None else 1
 
+    @property
+    def slices(self) -> Slices:
+        """How global batches are dealt."""
+        return Slices(self.replicas)
+
     def scope(self) -> AbstractContextManager[Any]:
-        """Where variables are created."""
+        """Where model and optimizer create their variables."""
         context: AbstractContextManager[Any] = (
             self.strategy.scope() if self.strategy is not None else nullcontext()
         )
         return context
+
+    def gather(self, per_replica: Any) -> Any:
+        """Values [rows, ...] of all replicas as one tensor, in the replicas' order; in a traced function."""
+        if self.strategy is None:
+            return per_replica
+        return tf.concat(self.strategy.experimental_local_results(per_replica), axis=0)

@@ -1,0 +1,10 @@
+"""default: no strategy. TensorFlow puts variables and steps on the first GPU, or on the CPU."""
+
+from __future__ import annotations
+
+from services.worker.training.strategies.opened import OpenStrategy
+
+
+def open() -> OpenStrategy:
+    """The steps run as they are; no ``tf.distribute`` is involved, and no device is listed here."""
+    return OpenStrategy("default")
