@@ -131,7 +131,7 @@ class Run:
                 "physical": devices.physical(),
                 "logical": devices.logical(),
             },
-            strategy={"kind": opened.kind, **opened.facts},
+            strategy={"kind": opened.kind, "devices": [*opened.devices], **opened.facts},
             replicas=opened.replicas,
             batch_size=job.fit.batch_size,
             global_batch=job.fit.batch_size * opened.replicas,

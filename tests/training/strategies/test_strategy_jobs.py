@@ -1,0 +1,38 @@
+"""Whole jobs on replicas: what they show, end with, and go on from; and strategies that can't be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import DIGITS_JOB, Supervisor, changed
+
+# 1500 rows in global batches of 64: the last one has 28
+ON_TWO = changed(
+    DIGITS_JOB,
+    model={"builder": "mlp", "params": {"units": "32", "dropout": 0.2}},
+    fit={"epochs": 2, "batch_size": 32, "deterministic": True},
+) | {"devices": {"virtual_devices": 2}}
+
+
+def with_strategy(job: dict[str, Any], **strategy: Any) -> dict[str, Any]:
+    return job | {"strategy": strategy}
+
+
+def test_a_job_on_two_replicas_is_the_job_on_one_with_the_global_batch(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    one = supervisor.run(changed(ON_TWO, fit={"batch_size": 64}), data=digits, run="one")
+    for kind in ("mirrored", "central_storage"):
+        many = supervisor.run(with_strategy(ON_TWO, kind=kind), data=digits, run=kind)
+        facts = many.noted()
+        assert facts["strategy"]["kind"] == kind
+        assert facts["strategy"]["devices"] == ["CPU:0", "CPU:1"]
+        assert (facts["replicas"], facts["batch_size"], facts["global_batch"]) == (2, 32, 64)
+        assert facts["steps_per_epoch"] == one.noted()["steps_per_epoch"]
+        assert many.last["metrics"] == pytest.approx(one.last["metrics"], abs=1e-5)
+        for mine, theirs in zip(many.of("epoch"), one.of("epoch"), strict=True):
+            assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
