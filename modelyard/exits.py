@@ -38,4 +38,5 @@ class Exit(IntEnum):
     PART_FAILED = 24, "up: a part would not start; the message names its log"
     UNHEALTHY = 25, "doctor: something needs attention"
     BELOW_TARGET = 26, "demo: test accuracy is not above the target"
+    NOT_REPRODUCED = 27, "reproduce: the metrics are not equal"
     INTERRUPTED = 130, "Ctrl-C"

@@ -95,12 +95,44 @@ class JobView(View):
     error: ErrorView | None
     result: ResultView | None
     retry_of: str | None
+    reproduces: str | None = Field(None, description="The job that this one trains again.")
     links: dict[str, str]
 
 
 class JobList(View):
     items: list[JobView]
     has_more: bool
+
+
+class MetricPairView(View):
+    before: float | None = Field(description="Null: not finite, or not there.")
+    after: float | None
+    difference: float | None
+
+
+class DifferenceView(View):
+    what: str = Field(examples=["versions.keras"])
+    before: Any
+    after: Any
+
+
+class ReproductionView(View):
+    """How a job that was trained again came out."""
+
+    job: str
+    reproduces: str
+    outcome: Literal["bit_equal", "within_tolerance", "different"]
+    reproduced: bool = Field(
+        description="Bit-equal, which a deterministic job owes in the same surroundings; for all others, within "
+        "the tolerance."
+    )
+    deterministic: bool
+    tolerance: float
+    metrics: dict[str, MetricPairView]
+    weights_equal: bool | None = Field(description="To the last bit; null: not recorded.")
+    differences: list[DifferenceView] = Field(
+        description="What differs around them: versions, code, machine, devices, options, data."
+    )
 
 
 class PlanView(View):

@@ -14,7 +14,7 @@ from modelyard.client.call import unreachable
 from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
 from shared.jobs import JobState
-from shared.views import EventList, JobView, MetricsView
+from shared.views import EventList, JobView, MetricsView, ReproductionView
 
 if TYPE_CHECKING:
     from modelyard.client.aio import AsyncClient
@@ -135,3 +135,11 @@ class AsyncJob:
     async def retry(self, start: Literal["checkpoint", "scratch"] = "checkpoint") -> AsyncJob:
         """A new job with the same spec, from the last checkpoint or from scratch."""
         return AsyncJob(self._client, await self._client.send(routes.retry(self.id, start)))
+
+    async def reproduce(self) -> AsyncJob:
+        """A new job that trains this one again, on the same data and code; it publishes nothing."""
+        return AsyncJob(self._client, await self._client.send(routes.reproduce(self.id)))
+
+    async def reproduction(self, *, tolerance: float | None = None) -> ReproductionView:
+        """How this job compares with the one that it reproduces."""
+        return await self._client.send(routes.reproduction(self.id, tolerance))

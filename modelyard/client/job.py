@@ -14,7 +14,7 @@ from modelyard.client.call import unreachable
 from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
 from shared.jobs import JobState
-from shared.views import EventList, JobView, MetricsView
+from shared.views import EventList, JobView, MetricsView, ReproductionView
 
 if TYPE_CHECKING:
     from modelyard.client.sync import Client
@@ -127,3 +127,11 @@ class Job:
     def retry(self, start: Literal["checkpoint", "scratch"] = "checkpoint") -> Job:
         """A new job with the same spec, from the last checkpoint or from scratch."""
         return Job(self._client, self._client.send(routes.retry(self.id, start)))
+
+    def reproduce(self) -> Job:
+        """A new job that trains this one again, on the same data and code; it publishes nothing."""
+        return Job(self._client, self._client.send(routes.reproduce(self.id)))
+
+    def reproduction(self, *, tolerance: float | None = None) -> ReproductionView:
+        """How this job compares with the one that it reproduces."""
+        return self._client.send(routes.reproduction(self.id, tolerance))

@@ -28,6 +28,7 @@ from shared.views import (
     ModelView,
     PlanView,
     PredictResponse,
+    ReproductionView,
     VersionList,
     VersionView,
     WorkerList,
@@ -77,6 +78,16 @@ def metrics(job_id: str, names: Sequence[str] | None, max_points: int | None) ->
 
 def cancel(job_id: str) -> Call[JobView]:
     return Call("POST", _job(job_id, "cancel"), model(JobView))
+
+
+def reproduce(job_id: str) -> Call[JobView]:
+    """A new job, so it carries a key as ``submit`` does."""
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    return Call("POST", _job(job_id, "reproduce"), model(JobView), headers=headers)
+
+
+def reproduction(job_id: str, tolerance: float | None) -> Call[ReproductionView]:
+    return Call("GET", _job(job_id, "reproduction"), model(ReproductionView), params={"tolerance": tolerance})
 
 
 def retry(job_id: str, start: Literal["checkpoint", "scratch"]) -> Call[JobView]:

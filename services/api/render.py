@@ -96,6 +96,8 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         links["model"] = f"/models/{record.model}"
     if record.retry_of:
         links["retry_of"] = f"/jobs/{record.retry_of}"
+    if record.run.get("reproduces"):
+        links["reproduction"] = f"{here}/reproduction"
     return {
         "id": record.id,
         "kind": record.kind,
@@ -119,6 +121,7 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         "error": record.error,
         "result": record.result,
         "retry_of": record.retry_of,
+        "reproduces": (record.run.get("reproduces") or {}).get("job"),
         "links": links,
     }
 

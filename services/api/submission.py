@@ -14,8 +14,9 @@ from services.api.export_checks import ExportChecks
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobState
+from shared.reproduction import compare
 from shared.settings import Settings
-from shared.specs import ExportJob, JobSpec, parse_job
+from shared.specs import ExportJob, JobSpec, TrainJob, parse_job
 from shared.store import Store
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Submission:
         fingerprint: str = "",
         retry_of: Job | None = None,
         resume: bool = False,
+        reproduces: dict[str, Any] | None = None,
     ) -> Job:
         """Store a job, then send its id; a broker that is down delays the job but does not refuse it.
 
@@ -61,7 +63,7 @@ class Submission:
             body_sha256=fingerprint,
             retry_of=retry_of.id if retry_of else None,
             resume_from=retry_of.run_dir if retry_of and resume else None,
-            run={"code": code} if code else None,
+            run={key: value for key, value in (("code", code), ("reproduces", reproduces)) if value},
         )
         if created:
             self._send(job.id)
@@ -86,7 +88,65 @@ class Submission:
         known = self.earlier(key, mark)
         if known is not None:
             return known
-        return self.submit(parse_job(old.spec), key=key, fingerprint=mark, retry_of=old, resume=resume)
+        return self.submit(
+            parse_job(old.spec),
+            key=key,
+            fingerprint=mark,
+            retry_of=old,
+            resume=resume,
+            reproduces=old.run.get("reproduces"),
+        )
+
+    def reproduce(self, job_id: str, *, key: str | None = None) -> Job:
+        """A new job that trains a finished one again, on the same data and code, and publishes nothing.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: it has not succeeded, it trained nothing, or its code is not what it was.
+        """
+        old = self._store.jobs.get(job_id)
+        mark = fingerprint_of({"reproduce": job_id})
+        known = self.earlier(key, mark)
+        if known is not None:
+            return known
+        spec = parse_job(old.spec)
+        if old.state is not JobState.SUCCEEDED or not isinstance(spec, TrainJob):
+            raise Conflict(
+                f"The job {job_id} is a {old.kind} job and {old.state}; only a train job that has succeeded can be "
+                "reproduced.",
+                code="job_not_reproducible",
+                hint="See its error, or wait for its end.",
+            )
+        code = self._code.check(spec)
+        for name, facts in (old.run.get("code") or {}).items():
+            if code.get(name, {}).get("sha256") != facts.get("sha256"):
+                raise Conflict(
+                    f"The code of the builder {name!r} has changed since the job {job_id} was submitted.",
+                    code="code_changed",
+                    hint="Bring the old code back, or submit the job's spec as a new job.",
+                )
+        spec = spec.model_copy(update={"publish": None})
+        reproduces = {"job": old.id, "data": (old.run.get("data") or {}).get("fingerprint")}
+        return self.submit(spec, key=key, fingerprint=mark, reproduces=reproduces)
+
+    def reproduction(self, job_id: str, tolerance: float) -> dict[str, Any]:
+        """How a job that reproduces another came out, as a ``ReproductionView``.
+
+        Raises:
+            NotFound: no such job, or the other is gone.
+            Conflict: it reproduces nothing, or has not succeeded.
+        """
+        new = self._store.jobs.get(job_id)
+        other = (new.run.get("reproduces") or {}).get("job")
+        if other is None or new.state is not JobState.SUCCEEDED:
+            raise Conflict(
+                f"The job {job_id} reproduces no other job."
+                if other is None
+                else f"The job {job_id} is {new.state}; there is nothing to compare.",
+                code="nothing_to_compare",
+                hint=f"POST /jobs/{job_id}/reproduce trains it again." if other is None else "See its error.",
+            )
+        return compare(self._store.jobs.get(other), new, tolerance)
 
     def plan(self, spec: JobSpec) -> dict[str, Any]:
         """The job as it would run, as a ``PlanView``; nothing is stored.

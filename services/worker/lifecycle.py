@@ -133,6 +133,7 @@ class _Attempt:
             data_file=data_file,
             data_sha256=sha256,
             data_files=resolve_data_files(spec, self.store, self.settings),
+            expected_data=(self.job.run.get("reproduces") or {}).get("data"),
             code=resolve_code(self.job.run.get("code") or {}, self.settings),
             source=resolve_source(spec, self.store, self.settings),
             resume_dirs=resume,

@@ -96,6 +96,7 @@ class TrainingRequest(_Message):
         str, list[Path]
     ] = {}  # TFRecord files by the spec's field that names them: tfrecord, test
     data_sha256: str | None = None
+    expected_data: str | None = None  # fingerprint that the data must have: a job that is reproduced
     code: list[CodeSource] = []  # the user's own builders that the job names
     source: SourceFiles | None = None  # the model that the job exports or goes on from
     resume_dirs: list[

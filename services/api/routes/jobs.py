@@ -24,8 +24,9 @@ from services.api.describe import JOB_SPEC, json_body, problems, ref
 from services.api.requests import RetryRequest
 from services.api.submission import fingerprint_of
 from shared.jobs import Job, JobState
+from shared.reproduction import TOLERANCE
 from shared.specs import parse_job
-from shared.views import JobList, JobView, PlanView
+from shared.views import JobList, JobView, PlanView, ReproductionView
 
 router = APIRouter(tags=["jobs"])
 
@@ -160,6 +161,41 @@ def get_job(job_id: JobId, store: StoreDep) -> Response:
 def cancel_job(job_id: JobId, store: StoreDep, request: Request) -> Response:
     """A queued job ends at once, a running one after its checkpoint. Asking twice changes nothing."""
     return render.answer(render.job(store.jobs.request_cancel(job_id, _who(request))), 202)
+
+
+@router.post(
+    "/jobs/{job_id}/reproduce",
+    status_code=202,
+    operation_id="reproduceJob",
+    summary="Train a finished job again",
+    response_model=JobView,
+    responses={
+        202: {"description": "A new job; its `reproduces` names the old one.", "headers": _LOCATION},
+        **problems(404, 409, 422, 503),
+    },
+)
+def reproduce_job(job_id: JobId, submission: SubmissionDep, key: IdempotencyKey = None) -> Response:
+    """The same spec, code and data; nothing is published. Data that have changed fail it before training."""
+    return _accepted(submission.reproduce(job_id, key=key))
+
+
+@router.get(
+    "/jobs/{job_id}/reproduction",
+    operation_id="getReproduction",
+    summary="Compare a job with the one it reproduces",
+    response_model=ReproductionView,
+    responses=problems(404, 409, 422, 503),
+)
+def get_reproduction(
+    job_id: JobId,
+    submission: SubmissionDep,
+    tolerance: Annotated[
+        float,
+        Query(ge=0, le=1, description="Largest difference of a metric, relative to it where it is over 1."),
+    ] = TOLERANCE,
+) -> Response:
+    """Metrics of both, whether weights are equal to the bit, and what differs around them."""
+    return render.answer(submission.reproduction(job_id, tolerance))
 
 
 @router.post(

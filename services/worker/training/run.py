@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
 
 import keras
-import tensorflow as tf
 
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
 from services.worker.training import (
@@ -18,6 +16,7 @@ from services.worker.training import (
     kept,
     model_facts,
     models,
+    provenance,
     runtime,
     state,
     strategies,
@@ -70,6 +69,7 @@ class Run:
         code = Code(self.request.code)
         data = loading.load(job.dataset, job.fit, self.request, self.emit, code)
         self._note_data(job, data, opened)
+        self._check_data(data)
         self._stage("building")
         with opened.scope():
             model = models.build(job.model, data, code)
@@ -85,6 +85,7 @@ class Run:
         golden = kept.golden_rows(data)
         kept.begin(run_dir.kept, model, facts, golden, job=self.request.job_id)
         training = self._train(job, data, model, steps, run_dir)
+        self.emit.note(weights=provenance.weights_digest(model))
         metrics = self._evaluate(data, steps, training, logits=compiled.logits)
         self._stage("exporting")
         finished = ending.end(self.request, job, model, facts, golden, metrics, self.emit)
@@ -121,11 +122,7 @@ class Run:
         self.timings.mark("data_ready")
         self.emit.note(
             data=data.facts(),
-            versions={
-                "python": platform.python_version(),
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-            },
+            **provenance.facts(job),
             devices={
                 "requested": job.devices.model_dump(exclude_defaults=True),
                 "physical": devices.physical(),
@@ -136,6 +133,16 @@ class Run:
             batch_size=job.fit.batch_size,
             global_batch=job.fit.batch_size * opened.replicas,
         )
+
+    def _check_data(self, data: TrainingData) -> None:
+        wanted = self.request.expected_data
+        if wanted is not None and data.fingerprint != wanted:
+            raise TrainingFailed(
+                "data_changed",
+                f"The data are not those that the reproduced job was trained on: their hash was {wanted}, and is "
+                f"{data.fingerprint} now.",
+                "Bring the old data back; or submit the job's spec as a new job, to train on the data as they are.",
+            )
 
     def _note_model(self, model: keras.Model, compiled: Compiled, steps: Steps) -> None:
         self.timings.mark("model_ready")
