@@ -65,7 +65,7 @@ def _inside(path: Path, name: str, allowed: tuple[Path, ...], field: str) -> Pat
         real = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
         raise InvalidInput(
-            f"{name[:200]!r} is not a path: {error}.", code="path_not_allowed", field=field
+            f"{name[:200]!r} can't be read: {error}.", code="file_unreadable", field=field
         ) from None
     if not any(real.is_relative_to(folder.resolve()) for folder in allowed):
         raise InvalidInput(

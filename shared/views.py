@@ -175,11 +175,14 @@ class MetricsView(View):
 class DatasetView(View):
     id: str
     name: str
-    kind: Literal["csv", "npz"]
+    kind: Literal["csv", "npz", "images", "tfrecord"]
     size_bytes: int
     sha256: str
     created_at: datetime
-    info: dict[str, Any] = Field(description="csv: columns, rows, preview; npz: arrays with shape and dtype.")
+    info: dict[str, Any] = Field(
+        description="csv: columns with statistics, rows, preview; npz: arrays with shape and dtype; images: folders "
+        "with counts, formats, sizes; tfrecord: records, features, preview."
+    )
 
 
 class DatasetList(View):

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.api.column_checks import check_columns
+from services.api.record_checks import check_features
 from shared.data_files import csv_header, inspect_npz
-from shared.data_paths import allowed_file
+from shared.data_paths import allowed_file, allowed_file_or_folder, allowed_files
 from shared.errors import InvalidInput, NotFound
 from shared.names import ID_PATTERN
 from shared.settings import Settings
-from shared.specs import CsvDataset, NpzDataset, TrainJob, UserDataset
-from shared.specs.dataset import file_reference
+from shared.specs import CsvDataset, ImagesDataset, NpzDataset, TfrecordDataset, TrainJob, UserDataset
+from shared.specs.dataset import file_reference, tfrecord_references
 from shared.store import Store
+
+SHOWN_FILES = 20
 
 
 @dataclass(slots=True)
@@ -34,6 +38,10 @@ class DataChecks:
 
     def check(self, spec: TrainJob) -> DataFacts:
         """Raises ``InvalidInput`` with the field to mend, or returns what is known."""
+        if isinstance(spec.dataset, TfrecordDataset):
+            facts = self._records(spec.dataset)
+            _check_rows(spec, facts.rows, "dataset.tfrecord")
+            return facts
         reference = file_reference(spec.dataset)
         if reference is None:
             return DataFacts(
@@ -49,13 +57,37 @@ class DataChecks:
         else:
             facts, info = self._on_disk(spec.dataset, kind, named, where)
         if isinstance(spec.dataset, CsvDataset):
-            _check_columns(spec.dataset, info)
+            check_columns(spec.dataset, info)
             facts.rows = info.get("rows")
         elif isinstance(spec.dataset, NpzDataset):
             facts.rows = _check_arrays(spec.dataset, info)
+        elif isinstance(spec.dataset, ImagesDataset):
+            facts.rows = info.get("images")
         _check_rows(spec, facts.rows, where)
         facts.described["rows"] = facts.rows
         return facts
+
+    def _records(self, spec: TfrecordDataset) -> DataFacts:
+        """Every file that a TFRecord job names."""
+        named: list[dict[str, Any]] = []
+        rows: int | None = 0
+        for field_, names in tfrecord_references(spec).items():
+            where = f"dataset.{field_}"
+            for name in names:
+                if ID_PATTERN.fullmatch(name):
+                    facts, info = self._uploaded("tfrecord", name, where)
+                    check_features(spec, info)
+                    named.append(facts.described)
+                    count: int | None = info["records"]
+                else:
+                    files = allowed_files(name, self._allowed, field=where)
+                    named += [
+                        {"path": str(path), "size_bytes": path.stat().st_size} for path in files[:SHOWN_FILES]
+                    ]
+                    count = None
+                if field_ == "tfrecord":
+                    rows = None if rows is None or count is None else rows + count
+        return DataFacts({"kind": "tfrecord", "files": named[:SHOWN_FILES], "rows": rows}, rows)
 
     def _uploaded(self, kind: str, dataset_id: str, where: str) -> tuple[DataFacts, Mapping[str, Any]]:
         try:
@@ -76,6 +108,9 @@ class DataChecks:
         self, dataset: Any, kind: str, named: str, where: str
     ) -> tuple[DataFacts, Mapping[str, Any]]:
         try:
+            if kind == "images":
+                folder = allowed_file_or_folder(named, self._allowed, field=where)
+                return DataFacts({"kind": kind, "path": str(folder)}), {}
             path = allowed_file(named, self._allowed, field=where)
             size = path.stat().st_size
             info = csv_header(path, dataset.delimiter) if kind == "csv" else inspect_npz(path)
@@ -86,68 +121,6 @@ class DataChecks:
         except InvalidInput as error:
             raise InvalidInput(error.message, code=error.code, field=where, hint=error.hint) from None
         return DataFacts({"kind": kind, "path": str(path), "size_bytes": size}), info
-
-
-def _check_columns(spec: CsvDataset, info: Mapping[str, Any]) -> None:
-    names = [column["name"] for column in info["columns"]]
-    delimiter = info.get("delimiter", spec.delimiter)
-    if delimiter != spec.delimiter:
-        raise InvalidInput(
-            f"The file's columns are separated by {delimiter!r}, not by {spec.delimiter!r}.",
-            field="dataset.delimiter",
-            hint=f'Set "delimiter" to {delimiter!r}.',
-        )
-    if spec.label not in names:
-        raise _no_column(spec.label, names, "dataset.label")
-    for index, name in enumerate(spec.features or ()):
-        if name not in names:
-            raise _no_column(name, names, f"dataset.features.{index}")
-        if name == spec.label:
-            raise InvalidInput(
-                f"The label column {name!r} can't be a feature too.", field=f"dataset.features.{index}"
-            )
-    chosen = spec.features or [name for name in names if name != spec.label]
-    if not chosen:
-        raise InvalidInput("The file has no column beside the label.", field="dataset.csv")
-    columns = {column["name"]: column for column in info["columns"]}
-    for name in chosen:
-        _check_feature(columns[name])
-    if missing := columns[spec.label].get("missing", 0):
-        raise InvalidInput(
-            f"The label column {spec.label!r} has no value in {missing} rows.",
-            code="values_missing",
-            field="dataset.label",
-            hint="Fill these cells or leave these rows out, and upload the file again.",
-        )
-
-
-def _check_feature(column: Mapping[str, Any]) -> None:
-    name = column["name"]
-    if column.get("kind") == "text":
-        raise InvalidInput(
-            f"The feature column {name!r} has text; features are numbers.",
-            code="feature_not_numeric",
-            field="dataset.features",
-            hint="Name the numeric columns in 'features', or encode this one as numbers.",
-        )
-    gaps = column.get("missing", 0) + column.get("not_finite", 0)
-    if gaps:
-        raise InvalidInput(
-            f"The feature column {name!r} has no finite number in {gaps} rows.",
-            code="values_missing",
-            field="dataset.features",
-            hint="Fill these cells or leave these rows out, or name the columns to use in 'features'.",
-        )
-
-
-def _no_column(name: str, names: list[str], where: str) -> InvalidInput:
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return InvalidInput(
-        f"The file has no column {name[:80]!r}.",
-        code="column_not_found",
-        field=where,
-        hint=f"Its columns are: {shown}.",
-    )
 
 
 def _check_arrays(spec: NpzDataset, info: Mapping[str, Any]) -> int | None:

@@ -92,7 +92,7 @@ class Uploads:
         """Look into a received file and record it: (dataset, True), or the earlier one with the same bytes and False.
 
         Raises:
-            InvalidInput: it is not a csv or npz that jobs can read. Nothing is left behind.
+            InvalidInput: it is nothing that jobs can read. Nothing is left behind.
         """
         try:
             if known := self._known(received):
@@ -139,7 +139,7 @@ class Uploads:
                     path.unlink()
 
     def _known(self, received: Received) -> Dataset | None:
-        for kind in ("csv", "npz"):
+        for kind in data_files.KINDS:
             found = self._store.datasets.by_hash(received.sha256, kind)
             if found is not None and (self._folder / found.path).is_file():
                 return found

@@ -113,7 +113,7 @@ class DatasetStore:
             unfinished = tx.execute(
                 select(jobs.c.id, jobs.c.spec).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
             ).all()
-            users = [row.id for row in unfinished if dataset_id in row.spec.get("dataset", {}).values()]
+            users = [row.id for row in unfinished if _names(row.spec.get("dataset", {}), dataset_id)]
             if users:
                 raise Conflict(
                     f"The dataset {dataset_id} is in use by {', '.join(users[:5])}.",
@@ -122,6 +122,13 @@ class DatasetStore:
                 )
             tx.execute(delete(datasets).where(datasets.c.id == dataset_id))
         return dataset
+
+
+def _names(spec: Mapping[str, Any], dataset_id: str) -> bool:
+    """Whether a job's dataset is, or has among its files, this one."""
+    return any(
+        dataset_id == value or (isinstance(value, list) and dataset_id in value) for value in spec.values()
+    )
 
 
 def _dataset(row: Row[Any]) -> Dataset:

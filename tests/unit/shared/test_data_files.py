@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
+import struct
 import subprocess
 import sys
+import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from shared.data_files import csv_header, inspect
+from shared.data_files import csv_header, image_archives, inspect, tfrecords
+from shared.data_files.columns import Sample
 from shared.errors import InvalidInput
 
 
@@ -43,12 +52,13 @@ def test_a_csv_file_is_described(tmp_path: Path) -> None:
     assert kind == "csv"
     assert info["delimiter"] == ","
     assert info["rows"] == 6
-    assert info["columns"] == [
+    plain = ("name", "kind", "missing", "min", "max", "not_finite", "values", "number_share")
+    assert [{key: column[key] for key in plain if key in column} for column in info["columns"]] == [
         {"name": "a", "kind": "integer", "missing": 0, "min": -3, "max": 6,
          "values": {"1": 1, "2": 1, "-3": 1, "4": 1, "5": 1, "6": 1}},
         {"name": "b", "kind": "number", "missing": 1, "min": 1.0, "max": 1000.0, "not_finite": 1,
          "values": {"2.5": 1, "1e3": 1, "nan": 1, "1": 2}},
-        {"name": "species", "kind": "text", "missing": 0,
+        {"name": "species", "kind": "text", "missing": 0, "number_share": 0.0,
          "values": {"setosa": 2, "virginica": 1, "x,y": 1, "z": 2}},
         {"name": "when", "kind": "empty", "missing": 6},
     ]  # fmt: skip
@@ -56,6 +66,141 @@ def test_a_csv_file_is_described(tmp_path: Path) -> None:
         ["1", "2.5", "setosa", ""], ["2", "1e3", "virginica", ""], ["-3", "nan", "setosa", ""],
         ["4", "", "x,y", ""], ["5", "1", "z", ""],
     ]  # fmt: skip
+
+
+def test_columns_have_statistics(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).normal(1e6, 2.0, 3000)
+    names = [f"name {index % 70}" for index in range(3000)]
+    rows = "".join(
+        f"{number!r},{name},{index}\n"
+        for index, (number, name) in enumerate(zip(numbers.tolist(), names, strict=True))
+    )
+    _, info = inspect(_file(tmp_path, f"x,n,i\n{rows}".encode()))
+    x, name, index = info["columns"]
+    assert (x["count"], name["count"], x["distinct"], name["distinct"]) == (3000, 3000, None, 70)
+    assert x["mean"] == pytest.approx(numbers.mean(), rel=1e-12)
+    assert x["std"] == pytest.approx(numbers.std(), rel=1e-6)
+    assert x["quantiles"]["0.5"] == pytest.approx(np.median(numbers), abs=0.01)
+    assert index["quantiles"] == {
+        "0.01": 30.0, "0.05": 150.0, "0.25": 750.0, "0.5": 1500.0, "0.75": 2249.0, "0.95": 2849.0, "0.99": 2969.0
+    }  # fmt: skip
+    assert len(name["top"]) == 10
+    assert set(name["top"].values()) == {43}
+
+
+def test_a_sample_of_a_long_stream_is_an_even_one() -> None:
+    sample = Sample()
+    for start in range(0, 200_000, 7_000):
+        sample.take([float(number) for number in range(start, min(start + 7_000, 200_000))])
+    assert len(sample.values) == len(set(sample.values)) == 10_000
+    assert sample.quantiles()["0.5"] == pytest.approx(100_000, rel=0.03)
+    assert sample.quantiles()["0.95"] == pytest.approx(190_000, rel=0.01)
+
+
+def _png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _zip(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def _tar(members: dict[str, bytes], mode: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("pack", [lambda m: _zip(**m), lambda m: _tar(m, "w"), lambda m: _tar(m, "w:gz"),
+                                  lambda m: _tar(m, "w:bz2"), lambda m: _tar(m, "w:xz")])  # fmt: skip
+def test_archives_of_images_are_described(tmp_path: Path, pack: Any) -> None:
+    members = {"pets/cat/1.png": _png(8, 4), "pets/cat/2.png": _png(16, 4), "pets/dog/1.png": _png(8, 8)}
+    more = {
+        "pets/dog/2.jpg": b"junk",
+        "pets/readme.txt": b"x",
+        "__MACOSX/cat/._1.png": b"",
+        "../evil.png": b"x",
+    }
+    kind, info = inspect(_file(tmp_path, pack(members | more)))
+    assert kind == "images"
+    assert (info["images"], info["other_files"]) == (4, 1)
+    assert info["folders"] == {"pets/cat": 2, "pets/dog": 2}
+    assert info["formats"] == {".png": 3, ".jpg": 1}
+    assert info["sizes"] == {
+        "examined": 4, "broken": 1,
+        "width": {"min": 8, "max": 16, "mean": 10.7}, "height": {"min": 4, "max": 8, "mean": 5.3},
+    }  # fmt: skip
+    assert info["preview"][0] == {"name": "pets/cat/1.png", "width": 8, "height": 4}
+
+
+def test_bombs_and_broken_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_archives, "RATIO_SLACK_BYTES", 1000)
+    for content in (_zip(**{"a/1.png": bytes(2_000_000)}), _tar({"a/1.png": bytes(2_000_000)}, "w:gz")):
+        assert "claims to hold" in _refused(tmp_path, content).message
+    whole = _tar({"a/1.png": _png(300, 300), "b/1.png": np.random.default_rng(1).bytes(9000)}, "w:gz")
+    assert "broken or cut short" in _refused(tmp_path, whole[: len(whole) // 2]).message
+
+
+def _record(data: bytes) -> bytes:
+    head = struct.pack("<Q", len(data))
+    return (
+        head + struct.pack("<I", tfrecords._masked(head)) + data + struct.pack("<I", tfrecords._masked(data))
+    )
+
+
+# tf.train.Example with label = [3, -1], name = [b"red"], row = [0.5, 1.0], as TensorFlow 2.21 writes it
+EXAMPLE = bytes.fromhex(
+    "0a400a180a056c6162656c120f1a0d0a0b03ffffffffffffffffff010a0f0a046e616d6512070a050a03726564"
+    "0a130a03726f77120c120a0a080000003f0000803f"
+)
+
+
+def test_tfrecords_are_described_without_tensorflow(tmp_path: Path) -> None:
+    assert (
+        tfrecords._masked(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    )
+    content = _record(EXAMPLE) * 5
+    for data, compression in ((content, None), (gzip.compress(content), "GZIP")):
+        kind, info = inspect(_file(tmp_path, data))
+        assert (kind, info["records"], info["compression"]) == ("tfrecord", 5, compression)
+        assert info["features"] == {
+            "label": {"kind": "int64", "length": [2, 2], "min": -1, "max": 3},
+            "name": {"kind": "bytes", "length": [3, 3]},
+            "row": {"kind": "float", "length": [2, 2], "min": 0.5, "max": 1.0},
+        }
+        assert info["preview"][0] == {"label": [3, -1], "name": ["red"], "row": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_record(EXAMPLE) + _record(EXAMPLE)[:-1], "Record 1 is broken"),
+        (_record(EXAMPLE) + b"x" * 40, "Record 1 is broken"),
+        (_record(EXAMPLE)[:-5] + b"x" + _record(EXAMPLE)[-4:], "Record 0 is broken"),
+        (_record(b"\xff\xff\xff"), "Record 0 is not a tf.train.Example"),
+        (_record(EXAMPLE) * 1005 + _record(EXAMPLE)[:-1], "Record 1005 is broken"),
+    ],
+    ids=["cut", "junk", "flipped", "no example", "cut late"],
+)
+def test_broken_tfrecords_name_the_record(tmp_path: Path, content: bytes, words: str) -> None:
+    assert words in _refused(tmp_path, content).message
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_described_or_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(InvalidInput):
+        inspect(_file(Path(folder), content))
+        inspect(_file(Path(folder), _record(content)))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
