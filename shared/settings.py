@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    api_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="API processes that share the port; more than one where predictions fill a core.",
+    )
+    share_port: bool = Field(False, description="Set by the API for the processes that it starts itself.")
     max_body_mb: int = Field(64, ge=1, description="Largest JSON or image body, in MiB (2**20 bytes).")
     max_upload_mb: int = Field(20_480, ge=1, description="Largest dataset upload, in MiB.")
     allowed_paths: Annotated[tuple[Path, ...], NoDecode] = Field(

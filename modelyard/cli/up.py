@@ -24,6 +24,9 @@ def up(
     slots: Annotated[
         int | None, typer.Option(min=1, max=64, help="Jobs that run at once. Default: 1.")
     ] = None,
+    api_processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="API processes that share the port. Default: 1.")
+    ] = None,
     allow_path: Annotated[
         list[Path] | None, typer.Option(help="Folder whose files jobs may name by path; repeatable.")
     ] = None,
@@ -40,4 +43,12 @@ def up(
     """
     from modelyard.launcher.up import up as launch
 
-    launch(home=home, host=host, port=port, slots=slots, allow_paths=allow_path, code=code)
+    launch(
+        home=home,
+        host=host,
+        port=port,
+        slots=slots,
+        api_processes=api_processes,
+        allow_paths=allow_path,
+        code=code,
+    )

@@ -17,6 +17,7 @@ def load_settings(
     host: str | None = None,
     port: int | None = None,
     slots: int | None = None,
+    api_processes: int | None = None,
     allow_paths: list[Path] | None = None,
     code: list[Path] | None = None,
 ) -> Settings:
@@ -25,7 +26,7 @@ def load_settings(
     Raises:
         LaunchError: a setting is wrong; names the variable.
     """
-    given = {"home": home, "host": host, "port": port, "slots": slots}
+    given = {"home": home, "host": host, "port": port, "slots": slots, "api_processes": api_processes}
     chosen: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if allow_paths:
         chosen["allowed_paths"] = tuple(path.expanduser().resolve() for path in allow_paths)

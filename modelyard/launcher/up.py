@@ -31,6 +31,7 @@ def up(
     host: str | None = None,
     port: int | None = None,
     slots: int | None = None,
+    api_processes: int | None = None,
     allow_paths: list[Path] | None = None,
     code: list[Path] | None = None,
 ) -> None:
@@ -41,7 +42,13 @@ def up(
     """
     chosen = free_port(host or "127.0.0.1") if port == 0 else port
     settings = load_settings(
-        home=home, host=host, port=chosen, slots=slots, allow_paths=allow_paths, code=code
+        home=home,
+        host=host,
+        port=chosen,
+        slots=slots,
+        api_processes=api_processes,
+        allow_paths=allow_paths,
+        code=code,
     )
     prepare_home(settings.paths)
     check_allowed(settings.allowed_paths)

@@ -12,6 +12,7 @@ import sys
 import uvicorn
 
 from services.api.app import create_app
+from services.api.fleet import Fleet, end_with_stdin, shared_socket
 from shared.settings import Settings
 
 # Streams end by themselves when the server stops; anything else gets this long.
@@ -42,6 +43,8 @@ def serve(settings: Settings) -> int:
     )
     for noisy in ("httpx", "httpcore", "celery", "kombu", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if settings.api_processes > 1:
+        return Fleet(settings).run()
     server = _Server(
         uvicorn.Config(
             create_app(settings),
@@ -61,7 +64,11 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signal that stopped it once more when it is done: that is a good end, not a crash
         signal.signal(number, lambda *_: None)
-    server.run()
+    if settings.share_port:
+        end_with_stdin()
+        server.run(sockets=[shared_socket(settings.host, settings.port)])
+    else:
+        server.run()
     return 0 if server.started else 1
 
 

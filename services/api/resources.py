@@ -107,7 +107,7 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
             watch=watch,
             telemetry=telemetry,
         )
-        telemetry.watch(store, queue, alive_within=resources.alive_within)
+        telemetry.watch(store, queue, alive_within=resources.alive_within, shared=settings.share_port)
         yield resources
 
 

@@ -13,6 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from shared.errors import Unavailable
@@ -108,9 +109,16 @@ class Telemetry:
         if seconds is not None:
             self._shadow_seconds.labels(model, str(version)).observe(seconds)
 
-    def watch(self, store: Store, queue: JobQueue, *, alive_within: float) -> None:
-        """Also report the platform's state, asked at each scrape."""
-        self.registry.register(_Platform(store, queue, alive_within))
+    def watch(self, store: Store, queue: JobQueue, *, alive_within: float, shared: bool = False) -> None:
+        """Also report the platform's state, asked at each scrape.
+
+        ``shared``: several processes count, and each reports the sum.
+        """
+        platform = _Platform(store, queue, alive_within)
+        if shared:
+            self.registry = CollectorRegistry()
+            MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+        self.registry.register(platform)
 
     def exposition(self) -> bytes:
         """The metrics as text."""

@@ -1,0 +1,117 @@
+"""Several API processes on one port, as real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from shared.store import migrate
+from tests.conftest import free_port
+
+ROOT = Path(__file__).parents[3]
+
+
+class Fleet:
+    """Two API processes and their parent."""
+
+    def __init__(self, home: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MODELYARD_HOME": str(home),
+            "MODELYARD_PORT": str(self.port),
+            "MODELYARD_API_PROCESSES": "2",
+            "MODELYARD_BROKER_URL": "redis://127.0.0.1:1/0",
+            "MODELYARD_LOG_LEVEL": "ERROR",
+        }
+        migrate(f"sqlite:///{home}/modelyard.db")
+        self.parent = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "services.api"], env=self.env, cwd=ROOT)
+
+    def members(self) -> set[int]:
+        return {child.pid for child in psutil.Process(self.parent.pid).children()}
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def listening(self) -> int:
+        """How many sockets listen on the port."""
+        return sum(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port
+            for connection in psutil.net_connections("tcp")
+        )
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    running = Fleet(tmp_path)
+    wait_until(lambda: running.listening() == 2 and running.answers())
+    yield running
+    running.parent.terminate()
+    running.parent.wait(30)
+
+
+def test_connections_are_dealt_out_and_counted_together(fleet: Fleet) -> None:
+    before = _counted(fleet)
+    for _ in range(40):
+        httpx.get(f"{fleet.url}/readyz", timeout=30)  # a connection each
+    assert [_counted(fleet) - before for _ in range(6)] == [40] * 6, "whichever process is asked"
+    times = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in fleet.members()]
+    assert len(times) == 2
+
+
+def test_a_member_that_dies_is_replaced_and_none_outlives_the_parent(fleet: Fleet) -> None:
+    victim = sorted(fleet.members())[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(fleet.members() - {victim}) == 2 and fleet.listening() == 2)
+    assert all(fleet.answers() for _ in range(20))
+    second = fleet.start()
+    assert second.wait(30) == 1, "the port is taken"
+    members = fleet.members()
+    fleet.parent.kill()
+    fleet.parent.wait(10)
+    wait_until(lambda: not any(psutil.pid_exists(pid) and _alive(pid) for pid in members))
+    assert fleet.listening() == 0
+
+
+def test_a_fleet_stops_when_it_is_told_to(fleet: Fleet) -> None:
+    fleet.parent.terminate()
+    assert fleet.parent.wait(30) == 0
+    assert fleet.listening() == 0
+
+
+def _counted(fleet: Fleet) -> int:
+    text = httpx.get(f"{fleet.url}/metrics", timeout=30).text
+    found = re.findall(r'^modelyard_http_requests_total\{[^}]*route="/readyz"[^}]*\} (\S+)$', text, re.M)
+    return int(sum(map(float, found)))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
