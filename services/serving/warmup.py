@@ -116,4 +116,8 @@ def _replay(inference: Inference, record: bytes) -> Any:
     }
     if kind not in calls:
         raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")
-    return calls[kind](inference, getattr(entry, kind).request, Trace("WARMUP", kind), NO_LIMIT)
+    request = getattr(entry, kind).request
+    for spec in [task.model_spec for task in getattr(request, "tasks", ())] or [request.model_spec]:
+        # whatever model a record names, or names none, it is this one that it warms (saved_model_warmup_util.cc)
+        spec.name = spec.name or "this"
+    return calls[kind](inference, request, Trace("WARMUP", kind), NO_LIMIT)

@@ -161,7 +161,7 @@ def write_warmups(target: Path) -> None:
     multi, request = log("multi_inference_log")
     for method in ("classify", "regress"):
         task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
-        task.model_spec.name, task.model_spec.signature_name = "m", method
+        task.model_spec.signature_name = method  # without a name, which is not looked at either
     request.input.example_list.examples.append(example)
     failing, request = log("predict_log")
     request.model_spec.name, request.model_spec.signature_name = "m", "nowhere"
