@@ -35,6 +35,16 @@ class Table:
         return "\n".join([*lines, *map(_line, self.rows), ""])
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Several tables of one measurement."""
+
+    tables: Sequence[Table]
+
+    def markdown(self) -> str:
+        return "\n".join(table.markdown() for table in self.tables)
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
