@@ -271,13 +271,29 @@ def test_two_folders_with_modules_of_the_same_name_do_not_collide(
     assert job.noted()["model"]["parameters"] == 2 * 5 + 5
 
 
-def test_rows_file_keeps_what_it_is_given(tmp_path: Path) -> None:
-    from services.worker.training.data.rows_file import RowsFile
+def test_weights_of_rows_count_in_the_loss_of_training(supervisor: Supervisor, tmp_path: Path) -> None:
+    source = """
+        import numpy as np
 
-    rows = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
-    file = RowsFile(tmp_path / "x.npy", rows.dtype, rows.shape[1:])
-    for start in range(0, 10, 3):
-        file.append(rows[start : start + 3])
-    array, digest = file.close()
-    np.testing.assert_array_equal(array, rows)
-    assert len(digest) == 64
+        def make_dataset(weighted):
+            rng = np.random.default_rng(0)
+            x = rng.normal(size=(200, 4)).astype("float32")
+            y = (x[:, 0] > 0).astype("int64")
+            x[100:], wrong = x[100:], y.copy()
+            wrong[100:] = 1 - y[100:]  # half of the rows say the opposite
+            if not weighted:
+                return (x[:100], y[:100]), None, (x, y)
+            weights = np.where(np.arange(200) < 100, 2.0, 0.0)
+            return (x, wrong, weights), None, (x, y)
+    """
+    code = written(tmp_path, "weighed", source)
+    spec = {
+        "model": {"builder": "mlp", "params": {"units": 8}},
+        "dataset": {"builder": "weighed", "params": {"weighted": True}, "shuffle": False},
+        "fit": {"epochs": 60, "batch_size": 100, "learning_rate": 0.02},
+    }
+    job = supervisor.run(spec, code=code)
+    assert job.last["metrics"]["test_accuracy"] > 0.95, "rows of weight 0 teach nothing"
+    assert job.noted()["data"]["rows"]["train"] == 200
+    held = changed(spec, dataset={"validation_split": 0.3}, fit={"epochs": 1, "batch_size": 70})
+    assert supervisor.run(held, code=code, run="held").noted()["data"]["rows"]["train"] == 140

@@ -44,6 +44,7 @@ class Compiled:
         logits: the model's outputs are logits, which serving turns into probabilities.
         class_weight: what a row of each class counts for in the loss, float32 [classes]; None: all alike. Metrics
             are not weighted, as with ``fit(class_weight=)``.
+        weighted: training labels come with a weight for each row, in a last column.
     """
 
     labels: Labels
@@ -52,6 +53,7 @@ class Compiled:
     optimizer: str
     metrics: list[str]
     class_weight: Array | None = None
+    weighted: bool = False
 
 
 def compile_model(

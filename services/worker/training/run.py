@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 
@@ -77,7 +77,8 @@ class Run:
         heads.check(head, data)
         compiled = compiling.compile_model(model, job.fit, data, head, opened.scope)
         kind = StreamedSteps if data.streamed else Steps
-        steps = kind(model, data.train, _order(job, data, opened.replicas), compiled, opened)
+        compiled = replace(compiled, weighted=data.weights is not None)
+        steps = kind(model, data.rows_for_steps, _order(job, data, opened.replicas), compiled, opened)
         if data.pipeline is not None and isinstance(steps, StreamedSteps):
             steps.pipeline = data.pipeline
         self._note_model(model, compiled, steps)

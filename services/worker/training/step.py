@@ -47,7 +47,7 @@ class Step:
             TrainingFailed: shape_mismatch: they do not go with outputs and labels; ``y`` is one row of these.
         """
         outputs = tf.zeros([1, self._units], tf.float32)
-        targets = self._targets(y)
+        targets = self._targets(self._apart(y)[0])
         try:
             self.model.compute_loss(x=None, y=targets, y_pred=outputs, training=False)
             self.model.compute_metrics(None, targets, outputs, None)
@@ -67,7 +67,7 @@ class Step:
             x: inputs [rows, ...]; with replicas in other processes, only this one's rows.
             y: labels of the whole batch as the data have them, [rows, ...].
         """
-        targets, weights = self._targets(y), self._weights(y)
+        targets, weights = self._weighted(y)
         loss, outputs = self._gradient_step(x, targets, weights)
         self._count(loss, x, targets, outputs)
         return tf.cast(loss, tf.float32)
@@ -110,6 +110,22 @@ class Step:
         if labels == "column" or (labels == "numbers" and len(y.shape) == 1):
             return tf.cast(y, tf.float32)[:, tf.newaxis]
         return y
+
+    def _weighted(self, y: Any) -> tuple[Any, Any]:
+        """Targets and weights (float32 [rows], or None) of a training batch."""
+        y, own = self._apart(y)
+        by_class = self._weights(y)
+        weights = by_class if own is None else own if by_class is None else own * by_class
+        return self._targets(y), weights
+
+    def _apart(self, y: Any) -> tuple[Any, Any]:
+        """Labels as the data have them, and the rows' own weights where they lie in the last column."""
+        if not self._compiled.weighted:
+            return y, None
+        labels, weights = y[:, :-1], y[:, -1]
+        if self._compiled.labels != "numbers":
+            labels = tf.cast(labels[:, 0], tf.int32)
+        return labels, weights
 
     def _weights(self, y: Any) -> Any:
         return None if self._class_weight is None else tf.gather(self._class_weight, y)

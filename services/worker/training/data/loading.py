@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,31 +97,35 @@ def _data_file(request: TrainingRequest) -> Path:
 
 def _split(data: TrainingData, spec: DatasetSpec, seed: int) -> TrainingData:
     train, test = data.train, data.test
+    numbers = Rows(np.arange(len(train)), train.y)  # held out alongside, they tell which weights stay
     if spec.stratify and data.task != "classification":
         raise data_invalid(
             "dataset.stratify is for classes, but the targets are numbers", "Leave dataset.stratify out."
         )
     if test is None and not isinstance(spec, TfdsDataset):
-        train, test = splits.hold_out(
-            train,
-            spec.test_split,
-            seed,
+        hold_test = partial(
+            splits.hold_out,
+            fraction=spec.test_split,
+            seed=seed,
             purpose=_TEST,
             field="dataset.test_split",
             stratify=spec.stratify,
         )
-    train, validation = splits.hold_out(
-        train,
-        spec.validation_split,
-        seed,
+        (train, test), (numbers, _) = hold_test(train), hold_test(numbers)
+    hold_validation = partial(
+        splits.hold_out,
+        fraction=spec.validation_split,
+        seed=seed,
         purpose=_VALIDATION,
         field="dataset.validation_split",
         stratify=spec.stratify,
     )
+    (train, validation), (numbers, _) = hold_validation(train), hold_validation(numbers)
     _no_unseen_only(data, train)
     for known in (data.validation, test):
         validation = known if validation is None else validation
-    return replace(data, train=train, test=test, validation=validation)
+    weights = data.weights[np.asarray(numbers.x)] if data.weights is not None else None
+    return replace(data, train=train, test=test, validation=validation, weights=weights)
 
 
 def _no_unseen_only(data: TrainingData, train: Rows) -> None:

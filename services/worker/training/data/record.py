@@ -71,8 +71,19 @@ class TrainingData:
     )
     augment: tuple[KerasObject, ...] = ()  # layers that change rows in training only
     pixels: Pixels | None = None  # how encoded images became rows, where they did
+    weights: Array | None = (
+        None  # what each training row counts for in the loss, float32 [rows]; None: all alike
+    )
     pipeline: PipelineSpec | None = None  # how rows are read batch by batch; None: they are kept as tensors
     notes: dict[str, Any] = field(default_factory=dict)  # what else the job shows about its data
+
+    @property
+    def rows_for_steps(self) -> Rows:
+        """Training rows as the steps take them: with weights, each one lies after the row's targets, all float32."""
+        if self.weights is None:
+            return self.train
+        y = self.train.y.reshape(len(self.train), -1).astype(np.float32)
+        return Rows(self.train.x, np.concatenate([y, self.weights[:, np.newaxis]], axis=1))
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from services.worker.training.data import checks
+from services.worker.training.data import checks, decoded
 from services.worker.training.data.record import Array, Rows, TrainingData
-from services.worker.training.data.rows_file import RowsFile
 from services.worker.training.emitter import Emitter
 from services.worker.training.failures import TrainingFailed, data_invalid
 from services.worker.training.user_code import Code, guarded
@@ -41,15 +40,13 @@ def load(spec: UserDataset, code: Code, folder: Path, *, emit: Emitter, loss: st
     made = code.call(spec.builder, "make_dataset", spec.params)
     what = f"make_dataset of {spec.builder}"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt, which may not have got to its end
-    folder.mkdir(parents=True)
     total = hashlib.sha256()
-    arrays: dict[str, list[Array]] = {}
+    arrays: dict[str, dict[str, Array]] = {}
     for name, split in _splits(made, what).items():
         with guarded(what):
-            files = _Kept(folder, name, spec, what).keep(split)
-        arrays[name] = [array for array, _ in files]
-        total.update(f"{name}{[digest for _, digest in files]}".encode())
-    emit.note(made_rows={name: len(parts[0]) for name, parts in arrays.items()})
+            arrays[name], fingerprint = _Kept(folder / name, name, spec, what).keep(split)
+        total.update(f"{name} {fingerprint}\n".encode())
+    emit.note(made_rows={name: len(parts["x"]) for name, parts in arrays.items()})
     return _checked(spec, arrays, f"sha256:{total.hexdigest()}", loss)
 
 
@@ -90,25 +87,27 @@ def _wrong(what: str, got: str) -> TrainingFailed:
 
 
 class _Kept:
-    """Writes one split's elements to files: x, y and, if there are, weights."""
+    """Writes one split's elements to files: x, y and, if there are, weights w."""
 
     def __init__(self, folder: Path, name: str, spec: UserDataset, what: str) -> None:
         self._folder, self._name, self._spec, self._what = folder, name, spec, what
-        self._files: list[RowsFile] = []
+        self._first: dict[str, Array] | None = None  # no rows of it: only dtypes and shapes
         self._bytes = 0
 
-    def keep(self, split: Any) -> list[tuple[Array, str]]:
+    def keep(self, split: Any) -> tuple[dict[str, Array], str]:
+        """The arrays, memory-mapped, and their fingerprint."""
         limit = self._spec.rows
-        for parts in self._pieces(split):
-            if not self._files:
-                self._open(parts)
-            room = None if limit is None else limit - self._files[0].rows
-            self._append([part[:room] for part in parts])
-            if limit is not None and self._files[0].rows >= limit:
-                break
-        if not self._files:
-            raise data_invalid(f"{self._what} gave no rows for {self._name}")
-        return [file.close() for file in self._files]
+        with decoded.Writer(self._folder) as writer:
+            for parts in self._pieces(split):
+                room = None if limit is None else limit - writer.rows
+                writer.append(**self._alike(parts, room, writer))
+                if limit is not None and writer.rows >= limit:
+                    break
+            if not writer.rows:
+                raise data_invalid(f"{self._what} gave no rows for {self._name}")
+            writer.finish({})
+        arrays, notes = decoded.must_read(self._folder)
+        return arrays, notes["fingerprint"]
 
     def _pieces(self, split: Any) -> Iterator[list[Array]]:
         if isinstance(split, tf.data.Dataset):
@@ -159,49 +158,57 @@ class _Kept:
             "Say so with dataset.batched: true or false.",
         )
 
-    def _open(self, parts: list[Array]) -> None:
-        for label, part in zip("xyw", parts, strict=False):
-            if part.dtype.kind not in "biuf":
-                raise data_invalid(f"{self._what} gave {label} of dtype {part.dtype}; numbers are needed")
-            dtype = part.dtype if label != "x" or part.dtype == np.uint8 else np.dtype(np.float32)
-            path = self._folder / f"{self._name}_{label}.npy"
-            self._files.append(RowsFile(path, dtype, part.shape[1:]))
-
-    def _append(self, parts: list[Array]) -> None:
-        if len(parts) != len(self._files):
-            raise data_invalid(f"{self._what} gave elements of {len(self._files)} and of {len(parts)} parts")
-        for file, part in zip(self._files, parts, strict=True):
-            if part.shape[1:] != file.row_shape:
+    def _alike(self, parts: list[Array], room: int | None, writer: decoded.Writer) -> dict[str, Array]:
+        """The next rows by name, at most ``room``, if they are like the first ones."""
+        named = dict(zip("xyw", parts, strict=False))
+        if self._first is None:
+            for label, part in named.items():
+                if part.dtype.kind not in "biuf":
+                    raise data_invalid(f"{self._what} gave {label} of dtype {part.dtype}; numbers are needed")
+            self._first = {label: part[:0].astype(_kept_as(label, part)) for label, part in named.items()}
+        if len(named) != len(self._first):
+            raise data_invalid(f"{self._what} gave elements of {len(self._first)} and of {len(named)} parts")
+        for label, part in named.items():
+            if part.shape[1:] != self._first[label].shape[1:]:
                 raise data_invalid(
-                    f"{self._what} gave rows of shape {list(part.shape[1:])} after rows of {list(file.row_shape)}",
+                    f"{self._what} gave rows of shape {list(part.shape[1:])} after rows of "
+                    f"{list(self._first[label].shape[1:])}",
                     "All rows need one shape: resize or pad them.",
                 )
             if len(part) != len(parts[0]):
                 raise data_invalid(f"{self._what} gave batches whose inputs and targets differ in length")
-            file.append(part)
             self._bytes += part.nbytes
         if self._bytes > _LOOK_EVERY_BYTES:
             self._bytes = 0
-            if shutil.disk_usage(self._folder).free < MIN_FREE_BYTES:
-                raise TrainingFailed(
-                    "disk_full",
-                    f"{self._what} has filled the disk after {self._files[0].rows} rows of {self._name}.",
-                    "Is it endless? Bound it with dataset.rows, or free space in Modelyard's home folder.",
-                )
+            self._look_at_the_disk(writer)
+        return {label: part[:room].astype(self._first[label].dtype) for label, part in named.items()}
+
+    def _look_at_the_disk(self, writer: decoded.Writer) -> None:
+        if shutil.disk_usage(self._folder.parent).free < MIN_FREE_BYTES:
+            raise TrainingFailed(
+                "disk_full",
+                f"{self._what} has filled the disk after {writer.rows} rows of {self._name}.",
+                "Is it endless? Bound it with dataset.rows, or free space in Modelyard's home folder.",
+            )
+
+
+def _kept_as(label: str, part: Array) -> Any:
+    """Pixels stay bytes, other inputs and weights become float32, targets stay as they are."""
+    return np.float32 if label == "w" or (label == "x" and part.dtype != np.uint8) else part.dtype
 
 
 def _checked(
-    spec: UserDataset, arrays: dict[str, list[Array]], fingerprint: str, loss: str | None
+    spec: UserDataset, arrays: dict[str, dict[str, Array]], fingerprint: str, loss: str | None
 ) -> TrainingData:
-    x, kind = checks.inputs("x", arrays["train"][0])
-    y = arrays["train"][1]
+    x, kind = checks.inputs("x", arrays["train"]["x"])
+    y = arrays["train"]["y"]
     task = spec.task if spec.task != "auto" else checks.task_of(y, loss)
     targets = checks.class_labels if task == "classification" else checks.number_targets
     rows: dict[str, Rows] = {}
     for name, parts in arrays.items():
-        inputs = x if name == "train" else checks.inputs(f"x of {name}", parts[0])[0]
+        inputs = x if name == "train" else checks.inputs(f"x of {name}", parts["x"])[0]
         checks.same_shape("x of train", x, f"x of {name}", inputs)
-        rows[name] = Rows(inputs, targets(f"y of {name}", parts[1]))
+        rows[name] = Rows(inputs, targets(f"y of {name}", parts["y"]))
         checks.same_shape("y of train", rows["train"].y, f"y of {name}", rows[name].y)
     classes = None
     if task == "classification":
@@ -217,4 +224,18 @@ def _checked(
         columns=None,
         fingerprint=fingerprint,
         source=f"builder {spec.builder}",
+        weights=_weights(arrays["train"].get("w")),
     )
+
+
+def _weights(found: Array | None) -> Array | None:
+    """Of training rows; those of other splits would change no metric, for metrics are not weighted."""
+    if found is None:
+        return None
+    flat = found.reshape(len(found), -1)
+    if flat.shape[1] != 1:
+        raise data_invalid(f"weights have shape {list(found.shape)}; one a row is needed")
+    checks.finite("w", flat)
+    if (flat < 0).any():
+        raise data_invalid(f"the weight of row {int(np.argmax(flat[:, 0] < 0))} is below 0")
+    return np.ascontiguousarray(flat[:, 0])

@@ -38,8 +38,8 @@ class ReplicatedStep(Step):
 
     def train(self, x: Any, y: Any) -> Any:
         """See ``Step.train``."""
-        targets = self._targets(y)
-        arguments = self._dealt(x, targets, self._weights(y))
+        targets, weights = self._weighted(y)
+        arguments = self._dealt(x, targets, weights)
         losses, outputs = self._strategy.run(self._train_replica, args=(arguments,))
         return self._counted(losses, outputs, x, targets)
 
