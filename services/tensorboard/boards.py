@@ -1,7 +1,7 @@
 """What TensorBoard shows, read when it is looked at: a job's runs, several jobs' to compare, or the newest.
 
 TensorBoard itself reads all that lies below its log folder, over and over. Here each set of jobs is an *experiment* of
-TensorBoard's, named in the address (``/experiment/job_a,job_b/``), and only what is being looked at is in memory. So
+TensorBoard's, named in the address (see ``addresses``), and only what is being looked at is in memory. So
 neither memory nor the time of an answer grows with the number of jobs ever run.
 """
 
@@ -105,7 +105,7 @@ class Boards(provider.DataProvider):  # type: ignore[misc]
                 jobs = runs.jobs_in(experiment) if experiment else None
                 if experiment and (jobs is None or len(jobs) > MAX_JOBS):
                     raise errors.NotFoundError(
-                        f"an address names up to {MAX_JOBS} jobs, as /experiment/job_a,job_b/"
+                        f"an address names up to {MAX_JOBS} jobs, as /jobs/job_a,job_b/"
                     )
                 known = self._boards[experiment] = Board(
                     self.logdir, jobs, self._guidance, self._reload_seconds

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import os
 import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,8 +75,10 @@ class ProfilePage(base_plugin.TBPlugin):  # type: ignore[misc]
     def _real(self) -> dict[str, Any]:
         with self._lock:
             if self._apps is None:
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
                 from xprof import profile_plugin
 
+                profile_plugin.logger.setLevel(logging.WARNING)
                 self._apps = dict(profile_plugin.ProfilePlugin(self._context).get_plugin_apps())
             return self._apps
 
@@ -86,4 +90,5 @@ def _page_name(profile: Path, logdir: Path) -> PurePosixPath:
 
 
 def _answer(value: Any, status: int) -> wrappers.Response:
-    return wrappers.Response(json.dumps(value), status, mimetype="application/json")
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return wrappers.Response(json.dumps(value), status, headers, mimetype="application/json")

@@ -45,6 +45,7 @@ def serve(argv: Sequence[str]) -> int:
     from tensorboard.backend.event_processing.data_ingester import DEFAULT_TENSOR_SIZE_GUIDANCE
     from tensorboard.util import tb_logging
 
+    from services.tensorboard.addresses import ChosenJobs
     from services.tensorboard.boards import Boards
     from services.tensorboard.profile_page import ProfilePage
 
@@ -65,7 +66,12 @@ def serve(argv: Sequence[str]) -> int:
         *(entry.load() for entry in metadata.entry_points(group="tensorboard_plugins") if _is_light(entry)),
         ProfilePage,
     ]
-    board = Board(plugins=plugins)
+    board = Board(
+        plugins=plugins,
+        server_class=lambda app, flags: program.create_port_scanning_werkzeug_server(
+            ChosenJobs(app, flags.path_prefix), flags
+        ),
+    )
     board.configure(
         (
             "tensorboard",

@@ -151,7 +151,8 @@ class EventFiles:
     def _introduce(self) -> None:
         """What is written once: settings, the spec as text, sample images, both graphs."""
         if self._spec.hparams:
-            rate = float(keras.ops.convert_to_numpy(self._learning_rate()))
+            # as it was written in the job: 0.01, not the nearest float32
+            rate = float(str(np.float32(keras.ops.convert_to_numpy(self._learning_rate()))))
             with self._writer("").as_default():
                 summaries.session_start(
                     hparams.of(self._job, type(self._model.optimizer).__name__, rate), self._run_dir.name
