@@ -154,6 +154,57 @@ def test_losses_that_are_not_finite_are_trained_on_when_asked(supervisor: Superv
     assert len(job.of("epoch")) == 2
 
 
+@pytest.mark.parametrize("raise_error", [False, True])
+def test_terminate_on_nan_ends_training_at_the_very_step(
+    supervisor: Supervisor, tmp_path: Path, raise_error: bool
+) -> None:
+    x = np.random.default_rng(0).normal(size=(640, 3))
+    x[100] = 1e30  # in the second batch; its square is no float32
+    np.savez(tmp_path / "n.npz", x=x, y=np.zeros(640))
+    spec = changed(
+        DIGITS_JOB,
+        model={"builder": "mlp", "params": {"units": "4"}, "preprocessing": "none"},
+        dataset={"shuffle": False, "validation_split": 0.0},
+        fit={
+            "loss": "mse",
+            "steps_per_execution": 8,
+            "on_nan": "continue",
+            "callbacks": [{"name": "TerminateOnNaN", "params": {"raise_error": raise_error}}],
+        },
+    )
+    job = supervisor.start(spec, data=tmp_path / "n.npz")
+    job.finish()
+    if raise_error:
+        assert job.last["code"] == "nan_loss"
+        assert "step 2 of epoch 1" in job.last["message"]
+    else:
+        warned = [event for event in job.of("warning") if event["code"] == "nan_loss"]
+        assert "step 2 of epoch 1" in warned[0]["message"]
+        assert [event["step"] for event in job.of("epoch")] == [2], job.tail()
+
+
+def test_a_model_is_saved_at_the_exact_steps_that_its_callback_names(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    params = {"filepath": "w/{epoch}-{batch}.weights.h5", "save_weights_only": True, "save_freq": 5}
+    fit = {"epochs": 2, "steps_per_epoch": 12, "callbacks": [{"name": "ModelCheckpoint", "params": params}]}
+    job = supervisor.run(changed(DIGITS_JOB, fit=fit), data=digits)
+    saved = {path.name.removesuffix(".weights.h5") for path in (job.run_dir / "w").iterdir()}
+    assert saved == {"1-5", "1-10", "2-3", "2-8"}
+    assert len(job.noted()["callback_files"]) == 4
+
+
+def test_rates_change_by_epoch_as_the_schedule_says(supervisor: Supervisor, digits: Path) -> None:
+    params = {"schedule": {"0": 0.01, "2": 0.001}, "warmup_epochs": 1}
+    fit = {"epochs": 4, "callbacks": [{"name": "LearningRateScheduler", "params": params}]}
+    job = supervisor.run(changed(DIGITS_JOB, fit=fit), data=digits)
+    rates = [event["metrics"]["learning_rate"] for event in job.of("epoch")]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.001])
+    by_step = {"name": "PiecewiseConstantDecay", "params": {"boundaries": [23], "values": [0.01, 0.002]}}
+    other = supervisor.run(changed(DIGITS_JOB, fit={"learning_rate": by_step}), data=digits, run="by_step")
+    assert other.last["metrics"]["test_accuracy"] > 0.3
+
+
 def test_a_full_disk_is_told_as_such(supervisor: Supervisor, digits: Path) -> None:
     job = supervisor.start(changed(DIGITS_JOB, fit={"epochs": 500}), data=digits)
     job.wait_for(lambda event: event["event"] == "checkpoint")

@@ -26,6 +26,7 @@ from services.worker.training.stopping import StopRequested, StopSignal
 from services.worker.training.tensorboard import EventFiles, event_files
 from services.worker.training.timings import Timings
 from shared.specs import TrainJob
+from shared.specs.callbacks import TerminateOnNaN
 
 CHUNK_SECONDS = 0.2  # between two looks at the stop flag; progress is sent every 0.25 s
 MAX_CHUNK = 10_000
@@ -74,6 +75,13 @@ class Training:
         )
         self._reporter = Reporter(self.emit, epochs=epochs, steps=steps)
         self._validation = _tensors(self.data)
+        asked = [spec.params for spec in self.job.fit.callbacks if isinstance(spec, TerminateOnNaN)]
+        self.steps.ends_at_bad_loss = any(not params.raise_error for params in asked)
+        by_callback = {"LearningRateScheduler", "ReduceLROnPlateau"} & {
+            c.name for c in self.job.fit.callbacks
+        }
+        self._rate_changes = bool(by_callback) or not isinstance(self.job.fit.learning_rate, float | None)
+        self._fails_for_nan = self.job.fit.on_nan == "fail" or bool(asked)
         self._occasions = Occasions(self.job.checkpoint)
         self._check_names()
         self.model.stop_training = False
@@ -127,6 +135,9 @@ class Training:
         self._reporter.epoch_began(epoch, self.position.step)
         logs = self._train_steps(epoch)
         logs |= self._validate()
+        if self._rate_changes:  # Keras' callbacks tell it to each other only
+            rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            logs |= {"learning_rate": float(rate)}
         self._list.on_epoch_end(epoch, logs)
         self.board.epoch(epoch, self.position.total, logs)
         self._reporter.epoch_ended(epoch, self.position.total, logs)
@@ -153,6 +164,7 @@ class Training:
             with self.board.around(self.position.total):
                 losses, logs = self.steps.train(epoch, begin, count)
             seconds = time.monotonic() - started
+            count = len(losses)  # fewer if they ended at a bad loss
             self.position = Position(epoch, begin + count, self.position.total + count)
             self._after_chunk(epoch, losses, logs, seconds)
         return logs
@@ -161,9 +173,9 @@ class Training:
         step = self.position.step
         if self.position.total and self.timings.first("first_step"):
             self.emit.note(timings=self.timings.marks)
-        bad = first_bad(losses) if self.job.fit.on_nan == "fail" else None
+        bad = first_bad(losses)
         if bad is not None:
-            self._fail_for_nan(epoch, step - len(losses) + bad + 1, float(losses[bad]))
+            self._bad_loss(epoch, step - len(losses) + bad + 1, float(losses[bad]))
         self._list.on_train_batch_end(step - 1, logs)
         self._reporter.chunk_done(epoch, step, losses, logs, seconds)
         self.board.steps(self.position.total, losses, logs)
@@ -251,13 +263,17 @@ class Training:
         self._write_checkpoint()
         raise StopRequested
 
-    def _fail_for_nan(self, epoch: int, step: int, loss: float) -> None:
-        raise TrainingFailed(
-            "nan_loss",
-            f"The loss became {loss} at step {step} of epoch {epoch + 1}.",
-            "Lower fit.learning_rate, scale the inputs (model.preprocessing), or set clipnorm in the optimizer's "
-            "params. fit.on_nan = 'continue' trains on regardless.",
-        )
+    def _bad_loss(self, epoch: int, step: int, loss: float) -> None:
+        what = f"The loss became {loss} at step {step} of epoch {epoch + 1}."
+        if self.steps.ends_at_bad_loss:  # the callback ends training
+            self.emit.warn("nan_loss", f"{what} TerminateOnNaN ends training there.")
+        elif self._fails_for_nan:
+            raise TrainingFailed(
+                "nan_loss",
+                what,
+                "Lower fit.learning_rate, scale the inputs (model.preprocessing), or set clipnorm in the optimizer's "
+                "params. fit.on_nan = 'continue' trains on regardless.",
+            )
 
 
 def _tensors(data: TrainingData) -> tuple[Any, Any] | None:

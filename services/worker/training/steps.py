@@ -58,6 +58,9 @@ class Steps:
         opened = opened or OpenStrategy("default")
         self.model = model
         self.order = order
+        self.ends_at_bad_loss = (
+            False  # set before the first step; on a GPU it costs a look at each step's loss
+        )
         self.slices = opened.slices
         self.step = (
             Step(model, compiled) if opened.strategy is None else ReplicatedStep(model, compiled, opened)
@@ -74,7 +77,10 @@ class Steps:
         return self.step.metric_variables
 
     def train(self, epoch: int, start: int, count: int) -> tuple[Array, Logs]:
-        """Run steps ``start`` to ``start + count`` of ``epoch``: the loss of each, float32 [count], and the means."""
+        """Run steps ``start`` to ``start + count`` of ``epoch``: the loss of each, float32 [count], and the means.
+
+        With ``ends_at_bad_loss`` they end at one that is not finite, which is the last one given.
+        """
         losses, logs = self._train(*(tf.constant(value, tf.int64) for value in (epoch, start, count)))
         return losses.numpy(), {name: float(value) for name, value in logs.items()}
 
@@ -101,15 +107,18 @@ class Steps:
     def _repeat(self, count: Any, batch: Callable[[Any], tuple[Any, Any]]) -> Any:
         """``count`` steps (int64 scalar) on the batches that ``batch`` gives for 0, 1, ...: losses and means."""
 
-        def body(done: Any, losses: Any) -> tuple[Any, Any]:
+        def go_on(done: Any, loss: Any, _losses: Any) -> Any:
+            more = done < count
+            return tf.logical_and(more, tf.math.is_finite(loss)) if self.ends_at_bad_loss else more
+
+        def body(done: Any, _loss: Any, losses: Any) -> tuple[Any, Any, Any]:
             loss = self.step.train(*batch(done))
-            return done + 1, losses.write(tf.cast(done, tf.int32), loss)
+            return done + 1, loss, losses.write(tf.cast(done, tf.int32), loss)
 
         losses = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=())
-        _, losses = tf.while_loop(
-            lambda done, _: done < count, body, (tf.constant(0, tf.int64), losses), parallel_iterations=1
-        )
-        return losses.stack(), self.step.results()
+        begin = (tf.constant(0, tf.int64), tf.constant(0.0), losses)
+        done, _, losses = tf.while_loop(go_on, body, begin, parallel_iterations=1)
+        return losses.stack()[:done], self.step.results()
 
     def _many_tests(self, x: Any, y: Any, start: Any, count: Any) -> Any:
         batch = self.order.batch
