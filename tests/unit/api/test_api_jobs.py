@@ -132,7 +132,7 @@ def test_wrong_filters_are_refused_with_the_parameter(client: TestClient, query:
         ({"fit": {"epochs": "many"}}, "fit.epochs"),
         ({"fit": {"epochs": 0}}, "fit.epochs"),
         ({"fit": {"optimizer": "adamm"}}, "fit.optimizer"),
-        ({"fit": {"callbacks": ["EarlyStopping", "Nope"]}}, "fit.callbacks"),
+        ({"fit": {"callbacks": ["EarlyStopping", "Nope"]}}, "fit.callbacks.1"),
         ({"model": {"builder": "mlp", "params": {"unit": 3}}}, "model.params.unit"),
         ({"model": {"builder": "mlp", "params": {"units": [3, 0]}}}, "model.params.units.1"),
         ({"model": {"builder": "mlp", "size": 3}}, "model.size"),
