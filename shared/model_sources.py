@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.data_paths import allowed_file_or_folder
 from shared.errors import InvalidInput, NotFound
 from shared.home import Home
 from shared.jobs import Job, JobState
-from shared.specs import FromJob, FromVersion
+from shared.settings import Settings
+from shared.specs import ExportJob, FromJob, FromJobModel, FromVersion, FromVersionModel, JobSpec
 from shared.store import Store
 
+FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
 RUN_FOLDER = "kept"
 VERSION_FOLDER = Path("assets.extra") / "modelyard"
 FACTS, ARCHITECTURE, GOLDEN, MODEL = "model.json", "architecture.json", "golden.npz", "model.keras"
@@ -37,6 +40,7 @@ class ModelSource:
         checkpoint: 'best', 'last' or a path of a run; None: ``model.keras``.
         facts: ``model.json``.
         lineage: what a job made from it records: the job, and the version where one was named.
+        code: builders of the user's own whose classes the model has, as their job recorded them.
     """
 
     folder: Path
@@ -44,6 +48,51 @@ class ModelSource:
     checkpoint: str | None
     facts: dict[str, Any]
     lineage: dict[str, Any] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)
+
+
+def named_by(spec: JobSpec) -> tuple[FromJob | FromVersion, str] | None:
+    """(source, field) of a job that starts from a job or version; None for one that does not."""
+    if isinstance(spec, ExportJob):
+        return spec.source, "from"
+    if isinstance(spec.model, FromVersionModel):
+        return spec.model.from_version, "model.from_version"
+    if isinstance(spec.model, FromJobModel):
+        return spec.model.from_job, "model.from_job"
+    return None
+
+
+def find_file(name: str, settings: Settings) -> Path:
+    """The model file or SavedModel folder that ``from_file`` names.
+
+    Raises:
+        InvalidInput: it is not there, not allowed, of no known kind, or a SavedModel that nobody vouches for.
+    """
+    field = "model.from_file"
+    path = allowed_file_or_folder(name, settings.allowed_paths, field=field)
+    if path.is_file():
+        if path.name.endswith(FILE_SUFFIXES):
+            return path
+        raise InvalidInput(
+            f"{path.name!r} is no model file that can be read.",
+            code="model_file_kind",
+            field=field,
+            hint="Name a .keras, .h5 or .weights.h5 file, or a SavedModel's folder.",
+        )
+    if not (path / "saved_model.pb").is_file():
+        raise InvalidInput(
+            f"The folder {path.name!r} holds no SavedModel.", code="model_file_kind", field=field
+        )
+    if not any(path.is_relative_to(folder.expanduser().resolve()) for folder in settings.trusted_model_paths):
+        raise InvalidInput(
+            f"The SavedModel {path.name!r} is not trusted: a SavedModel runs operations of its own when it is loaded, "
+            "and can write files.",
+            code="saved_model_not_trusted",
+            field=field,
+            hint="Use the .keras file of the same model, or have the operator trust its folder "
+            "(MODELYARD_TRUSTED_MODEL_PATHS). Versions published here carry a .keras file: name them by from_version.",
+        )
+    return path
 
 
 def find(source: FromJob | FromVersion, store: Store, home: Home, *, where: str) -> ModelSource:
@@ -80,6 +129,7 @@ def _of_job(source: FromJob, store: Store, home: Home, where: str) -> ModelSourc
             field=f"{where}.job",
         ),
         lineage=lineage,
+        code=job.run.get("code") or {},
     )
 
 
@@ -127,7 +177,15 @@ def _of_version(source: FromVersion, store: Store, home: Home, where: str) -> Mo
             field=f"{where}.version",
         ),
         lineage={"model": source.model, "version": source.version, "job_id": record.job_id},
+        code=_code_of(record.job_id, store),
     )
+
+
+def _code_of(job_id: str | None, store: Store) -> dict[str, Any]:
+    try:
+        return store.jobs.get(job_id).run.get("code") or {} if job_id else {}
+    except NotFound:
+        return {}
 
 
 def _facts(folder: Path, *, needed: str, what: str, field: str) -> dict[str, Any]:

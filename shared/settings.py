@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         (),
         description="Folders with builders of your own (docs/user-code.md), separated by ':'. Default: none.",
     )
+    trusted_model_paths: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Folders whose SavedModels may be loaded for fine-tuning, separated by ':'. Loading one runs its "
+        "operations. Default: none.",
+    )
     slots: int = Field(1, ge=1, le=64, description="Jobs a worker runs at once.")
     lease_seconds: float = Field(
         30.0, gt=0, description="A running job not heard of for so long is run again."
@@ -77,7 +82,7 @@ class Settings(BaseSettings):
     warm: bool = Field(True, description="Fork trainers from a process that has TensorFlow loaded.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
-    @field_validator("allowed_paths", "code_dirs", mode="before")
+    @field_validator("allowed_paths", "code_dirs", "trusted_model_paths", mode="before")
     @classmethod
     def _split_paths(cls, value: object) -> object:
         if isinstance(value, str):

@@ -162,6 +162,22 @@ class EventList(View):
     has_more: bool
 
 
+class ArtifactView(View):
+    name: str = Field(description="Path within the run, with slashes.", examples=["export/model.onnx"])
+    format: str = Field(
+        description="saved_model, keras, h5, weights, tflite, onnx, npz, json, tensorboard, ..."
+    )
+    size_bytes: int
+    sha256: str
+    created_at: datetime = Field(description="When it was last written.")
+    url: str = Field(description="Where it is downloaded.")
+
+
+class ArtifactList(View):
+    items: list[ArtifactView]
+    has_more: bool
+
+
 class SeriesView(View):
     name: str
     points: list[tuple[int, int, float | None, datetime]] = Field(description="[step, epoch, value, time]")

@@ -16,6 +16,7 @@ from modelyard.client import routes
 from modelyard.client.aio_job import AsyncJob
 from modelyard.client.call import Call, check, unreachable
 from modelyard.client.events import READ_SECONDS
+from modelyard.client.saving import archive_kind, whole_file
 from modelyard.client.settings import default_url
 from shared.specs import JobSpec
 from shared.views import (
@@ -139,6 +140,23 @@ class AsyncClient:
                 await response.aread()
             yield check(response)
 
+    async def save(self, call: Call[Any], path: str | os.PathLike[str]) -> Path:
+        """Write an answer to a file, piece by piece; the file appears when it is whole.
+
+        Raises:
+            ApiError, Unreachable: as ``send`` does.
+            InvalidInput: the file can't be written.
+        """
+        target = Path(path)
+        try:
+            async with self.stream(call) as response:
+                with whole_file(target) as file:
+                    async for piece in response.aiter_bytes():
+                        file.write(piece)
+        except httpx.TransportError as error:
+            raise unreachable(self.url, error) from None
+        return target
+
     async def close(self) -> None:
         """Close its connections."""
         await self._http.aclose()
@@ -219,6 +237,10 @@ class AsyncModels:
     async def delete_version(self, name: str, version: int) -> None:
         """Remove a version and its files; refused while a label names it."""
         await self._client.send(routes.delete_version(name, version))
+
+    async def download(self, name: str, version: int, path: str | os.PathLike[str]) -> Path:
+        """Save a version, a SavedModel with what lies beside it, as ``path``: a .zip or .tar.gz."""
+        return await self._client.save(routes.version_archive(name, version, archive_kind(path)), path)
 
 
 class AsyncDatasets:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import httpx
@@ -13,8 +15,9 @@ from modelyard.client import routes
 from modelyard.client.call import unreachable
 from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
+from modelyard.client.saving import archive_kind
 from shared.jobs import JobState
-from shared.views import EventList, JobView, MetricsView, ReproductionView
+from shared.views import ArtifactList, EventList, JobView, MetricsView, ReproductionView
 
 if TYPE_CHECKING:
     from modelyard.client.aio import AsyncClient
@@ -126,6 +129,20 @@ class AsyncJob:
     ) -> MetricsView:
         """Its metric series, thinned to ``max_points`` each."""
         return await self._client.send(routes.metrics(self.id, names, max_points))
+
+    async def artifacts(
+        self, path: str = "", *, limit: int | None = None, after: str | None = None
+    ) -> ArtifactList:
+        """One page of its files, or of those in its folder ``path``."""
+        return await self._client.send(routes.artifacts(self.id, path, limit, after))
+
+    async def download(self, name: str, path: str | os.PathLike[str]) -> Path:
+        """Save one of its files as ``path``."""
+        return await self._client.save(routes.artifact(self.id, name), path)
+
+    async def download_all(self, path: str | os.PathLike[str], *, below: str = "") -> Path:
+        """Save all its files, or those in its folder ``below``, as one archive: a .zip or .tar.gz."""
+        return await self._client.save(routes.artifact_archive(self.id, archive_kind(path), below), path)
 
     async def cancel(self) -> AsyncJob:
         """Ask it to stop; asking twice does no harm."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import httpx
@@ -13,8 +15,9 @@ from modelyard.client import routes
 from modelyard.client.call import unreachable
 from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
+from modelyard.client.saving import archive_kind
 from shared.jobs import JobState
-from shared.views import EventList, JobView, MetricsView, ReproductionView
+from shared.views import ArtifactList, EventList, JobView, MetricsView, ReproductionView
 
 if TYPE_CHECKING:
     from modelyard.client.sync import Client
@@ -118,6 +121,20 @@ class Job:
     def metrics(self, names: Sequence[str] | None = None, *, max_points: int | None = None) -> MetricsView:
         """Its metric series, thinned to ``max_points`` each."""
         return self._client.send(routes.metrics(self.id, names, max_points))
+
+    def artifacts(
+        self, path: str = "", *, limit: int | None = None, after: str | None = None
+    ) -> ArtifactList:
+        """One page of its files, or of those in its folder ``path``."""
+        return self._client.send(routes.artifacts(self.id, path, limit, after))
+
+    def download(self, name: str, path: str | os.PathLike[str]) -> Path:
+        """Save one of its files as ``path``."""
+        return self._client.save(routes.artifact(self.id, name), path)
+
+    def download_all(self, path: str | os.PathLike[str], *, below: str = "") -> Path:
+        """Save all its files, or those in its folder ``below``, as one archive: a .zip or .tar.gz."""
+        return self._client.save(routes.artifact_archive(self.id, archive_kind(path), below), path)
 
     def cancel(self) -> Job:
         """Ask it to stop; asking twice does no harm."""

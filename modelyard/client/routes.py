@@ -14,6 +14,7 @@ from modelyard.client.call import Call, model, nothing
 from shared.names import checked_name
 from shared.specs import JobSpec
 from shared.views import (
+    ArtifactList,
     BuilderList,
     DatasetList,
     DatasetView,
@@ -37,6 +38,7 @@ from shared.views import (
 EVENT_STREAM = "text/event-stream"
 PREDICT_SECONDS = 120.0  # a cold model may be loading
 Image = str | Path | bytes
+Archive = Literal["zip", "tar.gz"]
 
 
 def submit(spec: JobSpec | Mapping[str, Any], key: str | None) -> Call[JobView]:
@@ -74,6 +76,24 @@ def logs(job_id: str, *, offset: int = 0, tail: int | None = None, follow: bool 
 def metrics(job_id: str, names: Sequence[str] | None, max_points: int | None) -> Call[MetricsView]:
     params = {"names": ",".join(names) if names else None, "max_points": max_points}
     return Call("GET", _job(job_id, "metrics"), model(MetricsView), params=params)
+
+
+def artifacts(job_id: str, path: str, limit: int | None, after: str | None) -> Call[ArtifactList]:
+    params = {"path": path or None, "limit": limit, "after": after}
+    return Call("GET", _job(job_id, "artifacts"), model(ArtifactList), params=params)
+
+
+def artifact(job_id: str, name: str) -> Call[None]:
+    return Call("GET", _job(job_id, "artifacts", *map(_part, name.split("/"))), nothing)
+
+
+def artifact_archive(job_id: str, kind: Archive, path: str) -> Call[None]:
+    return Call("GET", _job(job_id, f"artifacts.{kind}"), nothing, params={"path": path or None})
+
+
+def version_archive(name: str, number: int, kind: Archive) -> Call[None]:
+    path = f"/models/{_model(name)}/versions/{number:d}/download"
+    return Call("GET", path, nothing, params={"archive": kind})
 
 
 def cancel(job_id: str) -> Call[JobView]:

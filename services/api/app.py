@@ -11,12 +11,24 @@ from services.api import describe, errors
 from services.api.edge import Edge
 from services.api.release import VERSION
 from services.api.resources import open_resources
-from services.api.routes import builders, datasets, health, job_output, jobs, models, predict, root, traffic
+from services.api.routes import (
+    artifacts,
+    builders,
+    datasets,
+    health,
+    job_output,
+    jobs,
+    models,
+    predict,
+    root,
+    traffic,
+)
 from services.api.telemetry import Telemetry
 from shared.settings import Settings
 
 _TAGS = [
     {"name": "jobs", "description": "Training jobs: submit, follow, cancel, retry."},
+    {"name": "artifacts", "description": "Files of jobs: exports, checkpoints, logs."},
     {"name": "datasets", "description": "Uploaded csv and npz files."},
     {"name": "models", "description": "Published models, their versions and labels."},
     {
@@ -61,6 +73,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     describe.install(app)
-    for part in (jobs, job_output, builders, datasets, models, traffic, predict, health, root):
+    for part in (jobs, job_output, artifacts, builders, datasets, models, traffic, predict, health, root):
         app.include_router(part.router)
     return app

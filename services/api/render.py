@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
 
+from services.api.artifacts import Artifact
 from shared.jobs import Attempt, Job, JobEvent, Page
 from shared.store import Dataset, Label, Model, ModelEvent, Series, Version, Worker
 
@@ -87,6 +89,7 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         "events": f"{here}/events",
         "logs": f"{here}/logs",
         "metrics": f"{here}/metrics",
+        "artifacts": f"{here}/artifacts",
     }
     if record.state.terminal:
         links["retry"] = f"{here}/retry"
@@ -140,6 +143,18 @@ def series(record: Series) -> dict[str, Any]:
     """``SeriesView``."""
     points = [[point.step, point.epoch, point.value, _time(point.at)] for point in record.points]
     return {"name": record.name, "points": points, "total": record.total}
+
+
+def artifact(item: Artifact, sha256: str, job_id: str) -> dict[str, Any]:
+    """``ArtifactView``."""
+    return {
+        "name": item.name,
+        "format": item.format,
+        "size_bytes": item.size_bytes,
+        "sha256": sha256,
+        "created_at": _time(item.created_at),
+        "url": f"/jobs/{job_id}/artifacts/{quote(item.name)}",
+    }
 
 
 def dataset(record: Dataset) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 from anyio import to_thread
 
+from services.api.artifacts import Hashes
 from services.api.model_server import CONNECT_SECONDS, ModelServer
 from services.api.submission import Submission
 from services.api.telemetry import Telemetry
@@ -48,6 +49,7 @@ class Resources:
     uploads: Uploads
     watch: JobWatch
     telemetry: Telemetry
+    hashes: Hashes
 
     @property
     def alive_within(self) -> float:
@@ -106,6 +108,7 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
             uploads=uploads,
             watch=watch,
             telemetry=telemetry,
+            hashes=Hashes(),
         )
         telemetry.watch(store, queue, alive_within=resources.alive_within, shared=settings.share_port)
         yield resources

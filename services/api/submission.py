@@ -10,7 +10,7 @@ import orjson
 
 from services.api.code_checks import CodeChecks
 from services.api.data_checks import DataChecks
-from services.api.export_checks import ExportChecks
+from services.api.source_checks import SourceChecks
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobState
@@ -29,7 +29,7 @@ class Submission:
         self._store = store
         self._queue = queue
         self._data = DataChecks(store, settings)
-        self._exports = ExportChecks(store, settings)
+        self._sources = SourceChecks(store, settings)
         self._code = CodeChecks(settings)
 
     def earlier(self, key: str | None, fingerprint: str) -> Job | None:
@@ -171,11 +171,17 @@ class Submission:
 
     def _check(self, spec: JobSpec) -> dict[str, Any]:
         """What is known of the job before it runs, as members of its plan."""
+        source = self._sources.check(spec)
+        known: dict[str, Any] = {
+            "source": source.lineage if source else None,
+            "code": dict(source.code) if source else {},
+        }
         if isinstance(spec, ExportJob):
-            return {"source": self._exports.check(spec).lineage, "code": {}}
-        code = self._code.check(spec)
+            return known
+        code = known["code"] | self._code.check(spec)
         facts = self._data.check(spec)
         return {
+            **known,
             "epochs": spec.fit.epochs,
             "batch_size": spec.fit.batch_size,
             "dataset": facts.described,

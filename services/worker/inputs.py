@@ -11,7 +11,7 @@ from shared.data_paths import allowed_file, allowed_file_or_folder, allowed_file
 from shared.errors import InvalidInput
 from shared.names import ID_PATTERN
 from shared.settings import Settings
-from shared.specs import ExportJob, JobSpec, TfrecordDataset
+from shared.specs import ExportJob, FromFileModel, JobSpec, TfrecordDataset, TrainJob
 from shared.specs.dataset import file_reference, tfrecord_references
 from shared.store import Store
 
@@ -22,12 +22,24 @@ def resolve_source(spec: JobSpec, store: Store, settings: Settings) -> SourceFil
     Raises:
         InvalidInput: they are gone, or their job or version is.
     """
-    if not isinstance(spec, ExportJob):
+    named = model_sources.named_by(spec)
+    if named is None:
         return None
-    found = model_sources.find(spec.source, store, settings.paths, where="from")
+    found = model_sources.find(named[0], store, settings.paths, where=named[1])
     return SourceFiles(
         folder=found.folder, root=found.root, checkpoint=found.checkpoint, lineage=found.lineage
     )
+
+
+def resolve_model_file(spec: JobSpec, settings: Settings) -> Path | None:
+    """The file or SavedModel of the user's own that a job starts from; None when there is none.
+
+    Raises:
+        InvalidInput: as ``model_sources.find_file`` does.
+    """
+    if isinstance(spec, TrainJob) and isinstance(spec.model, FromFileModel):
+        return model_sources.find_file(spec.model.from_file, settings)
+    return None
 
 
 def resolve_data_file(spec: JobSpec, store: Store, settings: Settings) -> tuple[Path | None, str | None]:

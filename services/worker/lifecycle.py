@@ -14,7 +14,7 @@ from services.worker import causes, members, memory
 from services.worker.cluster import Cluster
 from services.worker.code import resolve_code
 from services.worker.deadline import RunClock
-from services.worker.inputs import resolve_data_file, resolve_data_files, resolve_source
+from services.worker.inputs import resolve_data_file, resolve_data_files, resolve_model_file, resolve_source
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
 from services.worker.preloader import Preloader, Trainer
@@ -136,6 +136,7 @@ class _Attempt:
             expected_data=(self.job.run.get("reproduces") or {}).get("data"),
             code=resolve_code(self.job.run.get("code") or {}, self.settings),
             source=resolve_source(spec, self.store, self.settings),
+            model_file=resolve_model_file(spec, self.settings),
             resume_dirs=resume,
         )
         self.oom_before = causes.oom_kills()

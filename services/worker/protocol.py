@@ -99,6 +99,7 @@ class TrainingRequest(_Message):
     expected_data: str | None = None  # fingerprint that the data must have: a job that is reproduced
     code: list[CodeSource] = []  # the user's own builders that the job names
     source: SourceFiles | None = None  # the model that the job exports or goes on from
+    model_file: Path | None = None  # a model of the user's own that it goes on from, looked up and allowed
     resume_dirs: list[
         Path
     ] = []  # run dirs to look for a checkpoint in, first match wins; own run_dir included

@@ -21,7 +21,18 @@ from shared.specs.devices import DeviceSpec
 from shared.specs.export import FromJob, FromVersion
 from shared.specs.fit import FitSpec, KerasObject
 from shared.specs.job import JOB, ExportJob, JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
-from shared.specs.model import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec, UserModel
+from shared.specs.model import (
+    BuilderModel,
+    FromFileModel,
+    FromJobModel,
+    FromVersionModel,
+    KerasConfigModel,
+    Lenet5Params,
+    MlpParams,
+    ModelSpec,
+    TrainedModel,
+    UserModel,
+)
 from shared.specs.strategy import (
     CentralStorageStrategy,
     DefaultStrategy,
@@ -47,8 +58,11 @@ __all__ = [
     "DeviceSpec",
     "ExportJob",
     "FitSpec",
+    "FromFileModel",
     "FromJob",
+    "FromJobModel",
     "FromVersion",
+    "FromVersionModel",
     "ImagesDataset",
     "JobSpec",
     "KerasConfigModel",
@@ -69,6 +83,7 @@ __all__ = [
     "TfrecordDataset",
     "TpuStrategy",
     "TrainJob",
+    "TrainedModel",
     "UserDataset",
     "UserModel",
     "parse_job",

@@ -10,6 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.names import NAME_PATTERN
 from shared.specs.base import Spec, by_key
+from shared.specs.export import FromJob, FromVersion
 
 MAX_CONFIG_BYTES = 4 * 2**20
 # Layers that carry code, or reach outside the model, are never built from a request.
@@ -157,8 +158,73 @@ def _refuse_code(root: dict[str, Any]) -> None:
             pending.extend(node.values())
 
 
+Architecture = Annotated[
+    Annotated[BuilderModel, Tag("builder")] | Annotated[KerasConfigModel, Tag("keras_config")],
+    Discriminator(
+        by_key("builder", "keras_config"),
+        custom_error_type="model_kind",
+        custom_error_message="name exactly one of 'builder' (lenet5, mlp) or 'keras_config'",
+    ),
+]
+
+
+class TrainedModel(Spec):
+    """What all models have in common that begin with trained weights (docs/fine-tuning.md)."""
+
+    freeze: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        [], max_length=200, description="Layers that are not trained, by name or glob: 'c1', 'block1_*'."
+    )
+    new_head: bool | Annotated[int, Field(ge=1, le=100)] = Field(
+        False,
+        description="Replace the last layer with weights (true), or so many last layers, by a new one for the new "
+        "data's classes or numbers.",
+    )
+    keep_optimizer: bool = Field(
+        False,
+        description="Go on with the optimizer's state (moments, step count) instead of beginning anew. Only for the "
+        "same optimizer and the same trainable weights.",
+    )
+
+    @model_validator(mode="after")
+    def _optimizer_of_the_same_weights(self) -> TrainedModel:
+        if self.keep_optimizer and (self.new_head or self.freeze):
+            raise ValueError(
+                "the optimizer's state belongs to the weights it was trained with: leave out keep_optimizer, or both "
+                "freeze and new_head"
+            )
+        return self
+
+
+class FromVersionModel(TrainedModel):
+    """The model of a published version."""
+
+    from_version: FromVersion
+
+
+class FromJobModel(TrainedModel):
+    """The model of a train job, or one of its checkpoints."""
+
+    from_job: FromJob
+
+
+class FromFileModel(TrainedModel):
+    """A file of your own: ``.keras``, ``.h5``, ``.weights.h5``, or a SavedModel's folder."""
+
+    from_file: str = Field(
+        min_length=1, max_length=4096, description="A path below a folder that the operator allows."
+    )
+    architecture: Architecture | None = Field(
+        None,
+        description="What the weights belong to: for .weights.h5 files and SavedModels, which have none.",
+    )
+    preprocessing: Preprocessing = Field(
+        "none",
+        description="Layers put before the model. none: it has its own, or takes rows as the data have them.",
+    )
+
+
 _BUILT_IN = frozenset({"lenet5", "mlp"})
-_key = by_key("builder", "keras_config")
+_key = by_key("builder", "keras_config", "from_version", "from_job", "from_file")
 
 
 def _tag(value: Any) -> str | None:
@@ -173,10 +239,14 @@ def _tag(value: Any) -> str | None:
 ModelSpec = Annotated[
     Annotated[BuilderModel, Tag("builder")]
     | Annotated[UserModel, Tag("user_builder")]
-    | Annotated[KerasConfigModel, Tag("keras_config")],
+    | Annotated[KerasConfigModel, Tag("keras_config")]
+    | Annotated[FromVersionModel, Tag("from_version")]
+    | Annotated[FromJobModel, Tag("from_job")]
+    | Annotated[FromFileModel, Tag("from_file")],
     Discriminator(
         _tag,
         custom_error_type="model_kind",
-        custom_error_message="name exactly one of 'builder' (lenet5, mlp, or one of your own) or 'keras_config'",
+        custom_error_message="name exactly one of 'builder' (lenet5, mlp, or one of your own), 'keras_config', "
+        "'from_version', 'from_job' or 'from_file'",
     ),
 ]

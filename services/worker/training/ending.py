@@ -55,7 +55,15 @@ def end(
         export_dir=run_dir.export.name,
         signatures=exported.signatures,
         classes=facts.classes,
+        lineage={"source": _source(request)} if _source(request) else {},
     )
+
+
+def _source(request: TrainingRequest) -> dict[str, Any] | None:
+    """The model that this one began as."""
+    if request.source is not None:
+        return request.source.lineage
+    return {"file": str(request.model_file)} if request.model_file is not None else None
 
 
 def share(source: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from services.worker.training.formats import Writer
 from services.worker.training.sources import SourceModel
 from services.worker.training.stopping import StopSignal
 from services.worker.training.timings import Timings
+from services.worker.training.user_code import Code
 from shared.specs import ExportJob, parse_job
 from shared.specs.export import file_stem
 
@@ -53,6 +54,7 @@ class ExportRun:
         self._stage("loading")
         # the answers must not depend on the machine, and another job may have the GPU
         tf.config.set_visible_devices([], "GPU")
+        Code(self.request.code).load_all()  # a model of the user's own has classes of theirs
         source = sources.load(files)
         expected = _expected(source)
         self.emit.note(

@@ -141,6 +141,12 @@ class Writer:
 
     def _numeric_saved_model(self) -> tuple[Path, list[str]]:
         facts = self.source.facts
+        if facts.table is not None:
+            raise TrainingFailed(
+                "format_not_possible",
+                "tflite: the model takes a table's raw columns, and LiteRT has no lookup of text",
+                "Use saved_model for such a model; keras and onnx take the matrix of numbers and codes.",
+            )
         wanted = [name for name in litert.NUMERIC if name in saved_models.every_signature(facts)]
         if self.signatures is not None:
             wanted = [name for name in wanted if name in self.signatures]

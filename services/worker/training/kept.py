@@ -44,7 +44,8 @@ def golden_rows(data: TrainingData) -> Golden:
     part = data.test if data.test is not None else data.train
     size = max(1, int(np.asarray(part.x[:1]).nbytes))
     count = max(1, min(GOLDEN_ROWS, GOLDEN_BYTES // size, len(part)))
-    return Golden(np.array(part.x[:count]), np.array(part.y[:count]))
+    x, y = part.read(np.arange(count))
+    return Golden(np.array(x), np.array(y))
 
 
 def begin(folder: Path, model: keras.Model, facts: ModelFacts, golden: Golden, **more: Any) -> None:

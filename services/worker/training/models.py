@@ -10,19 +10,31 @@ from typing import Any
 
 import keras
 
-from services.worker.training import augmentation, columns, keras_config, user_models
+from services.worker.training import augmentation, columns, continued, keras_config, user_models
+from services.worker.training.continued import Start
 from services.worker.training.data.moments import mean_and_variance
 from services.worker.training.data.record import TrainingData
 from services.worker.training.failures import TrainingFailed, explain, model_invalid, shorten
 from services.worker.training.user_code import Code
-from shared.specs import BuilderModel, KerasConfigModel, Lenet5Params, MlpParams, ModelSpec, UserModel
+from shared.specs import (
+    BuilderModel,
+    FromFileModel,
+    KerasConfigModel,
+    Lenet5Params,
+    MlpParams,
+    ModelSpec,
+    TrainedModel,
+    UserModel,
+)
 
 LENET_SIZE = (
     32  # LeCun et al. 1998 centre 28x28 digits in 32x32, so that strokes reach the centre of C3's windows
 )
 
 
-def build(spec: ModelSpec, data: TrainingData, code: Code | None = None) -> keras.Model:
+def build(
+    spec: ModelSpec, data: TrainingData, code: Code | None = None, start: Start | None = None
+) -> keras.Model:
     """A model with one input of ``data.input_shape`` and one output [batch, units].
 
     It is uncompiled, unless it is the user's and came compiled.
@@ -36,6 +48,8 @@ def build(spec: ModelSpec, data: TrainingData, code: Code | None = None) -> kera
             model = user_models.build(spec, code or Code(()), data, before, input_alias(data))
         elif isinstance(spec, BuilderModel):
             model = _from_builder(spec, data)
+        elif isinstance(spec, TrainedModel):
+            model = _continued(spec, data, start)
         else:
             model = _from_config(spec, data)
     except (ValueError, TypeError) as error:
@@ -50,6 +64,15 @@ def build(spec: ModelSpec, data: TrainingData, code: Code | None = None) -> kera
             "End the model with Flatten or a pooling layer and a Dense layer.",
         )
     return model
+
+
+def _continued(spec: TrainedModel, data: TrainingData, start: Start | None) -> keras.Model:
+    if start is None:
+        raise TrainingFailed("request_invalid", "the request names no model to go on from")
+    inner = start.inner(spec, data, lambda architecture: build(architecture, data))
+    inner = continued.adapt(spec, inner, _head(data))
+    kind = spec.preprocessing if isinstance(spec, FromFileModel) else "none"
+    return _behind_preprocessing(inner, kind, data)
 
 
 def input_alias(data: TrainingData) -> str:
@@ -132,8 +155,12 @@ def preprocessing(kind: str, data: TrainingData) -> list[keras.Layer]:
 
 
 def _from_config(spec: KerasConfigModel, data: TrainingData) -> keras.Model:
-    inner = keras_config.read(spec.keras_config)
-    before: list[Any] = [*augmentation.layers(data), *preprocessing(spec.preprocessing, data)]
+    return _behind_preprocessing(keras_config.read(spec.keras_config), spec.preprocessing, data)
+
+
+def _behind_preprocessing(inner: keras.Model, kind: str, data: TrainingData) -> keras.Model:
+    """``inner`` behind augmentation and preprocessing layers, and a change of shape, where it takes any."""
+    before: list[Any] = [*augmentation.layers(data), *preprocessing(kind, data)]
     encoders = [layer for layer in before if isinstance(layer, keras.Model)]
     shape = tuple(encoders[0].output_shape[1:]) if encoders else data.input_shape
     reshape = keras_config.fit_input(inner, shape)

@@ -9,6 +9,7 @@ import keras
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
 from services.worker.training import (
     compiling,
+    continued,
     devices,
     ending,
     footprint,
@@ -72,10 +73,14 @@ class Run:
         self._check_data(data)
         self._stage("building")
         with opened.scope():
-            model = models.build(job.model, data, code)
+            start = continued.open_source(job.model, self.request, code, self.emit)
+            model = models.build(job.model, data, code, start)
         head = heads.head_of(model)
         heads.check(head, data)
         compiled = compiling.compile_model(model, job.fit, data, head, opened.scope)
+        if start is not None:
+            with opened.scope():
+                start.give_optimizer(job, model)
         kind = StreamedSteps if data.streamed else Steps
         compiled = replace(compiled, weighted=data.weights is not None)
         steps = kind(model, data.rows_for_steps, _order(job, data, opened.replicas), compiled, opened)
