@@ -188,6 +188,26 @@ class MetricsView(View):
     series: list[SeriesView]
 
 
+class CheckpointView(View):
+    path: str = Field(description="Relative to the run's folder.")
+    epoch: int | None = Field(description="Whole epochs done; null when it can't be read.")
+    step: int | None = Field(description="Steps of the next epoch done.")
+    total: int | None = Field(description="Optimizer steps since the job began.")
+    size_bytes: int
+    sha256: str | None
+    metrics: dict[str, float | None] = Field(description="As they stood; val_ ones at an epoch's end only.")
+    best: bool = Field(description="The best so far, by the job's checkpoint.best.")
+    complete: bool = Field(description="Training has ended there.")
+    written_at: datetime | None
+    verified: bool | None = Field(description="Its bytes have the SHA-256; null: not looked at.")
+    problem: str | None = Field(description="What is wrong with it; a later attempt passes it over.")
+
+
+class CheckpointList(View):
+    items: list[CheckpointView]
+    has_more: bool
+
+
 class DatasetView(View):
     id: str
     name: str

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import modelyard.errors as client_errors
-from modelyard.cli import builders, data, demo, doctor, export, jobs, models, reproduce, train, up
+from modelyard.cli import builders, data, demo, doctor, export, jobs, models, reproduce, runs, train, up
 from modelyard.cli.output import errors
 from modelyard.exits import Exit
 from modelyard.launcher.errors import LaunchError
@@ -54,7 +54,7 @@ def _root(
     pass
 
 
-for module in (up, train, export, jobs, reproduce, builders, models, data, doctor, demo):
+for module in (up, train, export, jobs, runs, reproduce, builders, models, data, doctor, demo):
     module.register(app)
 
 

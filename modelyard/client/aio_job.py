@@ -17,7 +17,7 @@ from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
 from modelyard.client.saving import archive_kind
 from shared.jobs import JobState
-from shared.views import ArtifactList, EventList, JobView, MetricsView, ReproductionView
+from shared.views import ArtifactList, CheckpointList, EventList, JobView, MetricsView, ReproductionView
 
 if TYPE_CHECKING:
     from modelyard.client.aio import AsyncClient
@@ -143,6 +143,10 @@ class AsyncJob:
     async def download_all(self, path: str | os.PathLike[str], *, below: str = "") -> Path:
         """Save all its files, or those in its folder ``below``, as one archive: a .zip or .tar.gz."""
         return await self._client.save(routes.artifact_archive(self.id, archive_kind(path), below), path)
+
+    async def checkpoints(self, *, verify: bool = True) -> CheckpointList:
+        """The states of training that are kept, newest first; each file is compared with its SHA-256."""
+        return await self._client.send(routes.checkpoints(self.id, verify=verify))
 
     async def cancel(self) -> AsyncJob:
         """Ask it to stop; asking twice does no harm."""

@@ -17,7 +17,7 @@ from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
 from modelyard.client.saving import archive_kind
 from shared.jobs import JobState
-from shared.views import ArtifactList, EventList, JobView, MetricsView, ReproductionView
+from shared.views import ArtifactList, CheckpointList, EventList, JobView, MetricsView, ReproductionView
 
 if TYPE_CHECKING:
     from modelyard.client.sync import Client
@@ -135,6 +135,10 @@ class Job:
     def download_all(self, path: str | os.PathLike[str], *, below: str = "") -> Path:
         """Save all its files, or those in its folder ``below``, as one archive: a .zip or .tar.gz."""
         return self._client.save(routes.artifact_archive(self.id, archive_kind(path), below), path)
+
+    def checkpoints(self, *, verify: bool = True) -> CheckpointList:
+        """The states of training that are kept, newest first; each file is compared with its SHA-256."""
+        return self._client.send(routes.checkpoints(self.id, verify=verify))
 
     def cancel(self) -> Job:
         """Ask it to stop; asking twice does no harm."""

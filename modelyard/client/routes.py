@@ -16,6 +16,7 @@ from shared.specs import JobSpec
 from shared.views import (
     ArtifactList,
     BuilderList,
+    CheckpointList,
     DatasetList,
     DatasetView,
     EventList,
@@ -94,6 +95,11 @@ def artifact_archive(job_id: str, kind: Archive, path: str) -> Call[None]:
 def version_archive(name: str, number: int, kind: Archive) -> Call[None]:
     path = f"/models/{_model(name)}/versions/{number:d}/download"
     return Call("GET", path, nothing, params={"archive": kind})
+
+
+def checkpoints(job_id: str, *, verify: bool) -> Call[CheckpointList]:
+    params = {"verify": "true" if verify else "false"}
+    return Call("GET", _job(job_id, "checkpoints"), model(CheckpointList), params=params)
 
 
 def cancel(job_id: str) -> Call[JobView]:

@@ -107,10 +107,9 @@ def _ask(client: Client, view: JobView, platform: DemoPlatform, timings: Timings
 
 
 def _show_urls(url: str, view: JobView) -> None:
-    run_filter = f"?runFilter={view.id}#timeseries"
     for name, link in (
         ("API docs", f"{url}/docs"),
-        ("TensorBoard", f"{url}/tensorboard/{run_filter}"),
+        ("TensorBoard", f"{url}/tensorboard/jobs/{view.id}/"),
         ("model status", f"{url}/v1/models/{MODEL}"),
         ("job", f"{url}/jobs/{view.id}"),
     ):

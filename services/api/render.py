@@ -6,6 +6,7 @@ Tests hold every function here to its view.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import orjson
 from starlette.responses import Response
 
 from services.api.artifacts import Artifact
+from shared.checkpoint_files import CheckpointFile
 from shared.jobs import Attempt, Job, JobEvent, Page
 from shared.store import Dataset, Label, Model, ModelEvent, Series, Version, Worker
 
@@ -90,7 +92,10 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         "logs": f"{here}/logs",
         "metrics": f"{here}/metrics",
         "artifacts": f"{here}/artifacts",
+        "checkpoints": f"{here}/checkpoints",
     }
+    if record.run_dir:
+        links["tensorboard"] = f"/tensorboard/jobs/{record.id}/"
     if record.state.terminal:
         links["retry"] = f"{here}/retry"
     else:
@@ -155,6 +160,11 @@ def artifact(item: Artifact, sha256: str, job_id: str) -> dict[str, Any]:
         "created_at": _time(item.created_at),
         "url": f"/jobs/{job_id}/artifacts/{quote(item.name)}",
     }
+
+
+def checkpoint(record: CheckpointFile) -> dict[str, Any]:
+    """``CheckpointView``."""
+    return {**asdict(record), "written_at": _maybe_time(record.written_at)}
 
 
 def dataset(record: Dataset) -> dict[str, Any]:

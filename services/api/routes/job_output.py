@@ -1,4 +1,4 @@
-"""What a job says while it runs: events, log, metrics."""
+"""What a job says while it runs: events, log, metrics; and the checkpoints it keeps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from starlette.responses import Response, StreamingResponse
 from services.api import render, streams
 from services.api.deps import JobId, ResourcesDep, StoreDep
 from services.api.describe import problems, ref
+from shared.checkpoint_files import listing
 from shared.errors import InvalidInput, NotFound
-from shared.views import EventList, MetricsView
+from shared.views import CheckpointList, EventList, MetricsView
 
 router = APIRouter(tags=["jobs"])
 
@@ -141,3 +142,21 @@ def get_job_metrics(
     wanted = [name for name in (names or "").split(",") if name]
     found = store.jobs.metrics(job_id, names=wanted or None, max_points=max_points)
     return render.answer({"series": [render.series(item) for item in found]})
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints",
+    operation_id="listJobCheckpoints",
+    summary="The states of training that are kept",
+    response_model=CheckpointList,
+    responses=problems(404, 422, 503),
+)
+def list_job_checkpoints(
+    job_id: JobId,
+    resources: ResourcesDep,
+    verify: Annotated[bool, Query(description="Read each file and compare its SHA-256.")] = True,
+) -> Response:
+    """Newest first, damaged ones too. An unchanged file is read once only."""
+    job = resources.store.jobs.get(job_id)
+    found = listing(resources.settings.paths.runs / job.run_dir, verify=verify) if job.run_dir else []
+    return render.answer(render.everything(render.checkpoint(item) for item in found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from shared import checkpoint_files
 from shared.jobs import JobError, JobState
+from shared.settings import Settings
 from shared.store import Report, Store
-from shared.views import EventList, JobList, JobView, MetricsView, PlanView, Problem
+from shared.views import CheckpointList, EventList, JobList, JobView, MetricsView, PlanView, Problem
 from tests.builders import train_request, train_spec
 
 
@@ -360,3 +363,44 @@ def test_metrics_are_thinned_and_chosen(client: TestClient, store: Store) -> Non
     assert len(few.series[0].points) <= 11
     assert few.series[0].points[0][0] == 1
     assert few.series[0].points[-1][0] == 100
+
+
+def test_checkpoints_are_listed_with_what_is_wrong_with_them(
+    client: TestClient, store: Store, settings: Settings
+) -> None:
+    job, _ = store.jobs.create(train_spec())
+    assert client.get(f"/jobs/{job.id}/checkpoints").json() == {"items": [], "has_more": False}
+    taken = store.claims.claim(job.id, "w1", 30)
+    assert taken is not None
+    store.claims.report(taken[0], Report(), run_dir="m/run")
+    folder = settings.paths.runs / "m/run/checkpoints"
+    folder.mkdir(parents=True)
+    for epoch in (1, 2, 3):
+        name = checkpoint_files.stem(epoch, 0)
+        data = b"x" * epoch
+        (folder / f"{name}.npz").write_bytes(data if epoch != 3 else b"harmed")
+        checkpoint_files.write_notes(
+            folder / f"{name}.json",
+            {
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "position": {"epoch": epoch, "step": 0, "total": epoch * 10},
+                "metrics": {"val_loss": 1.0 / epoch},
+                "complete": False,
+                "written_at": 5.0,
+                "best": {"file": f"{checkpoint_files.stem(1, 0)}.npz"},
+            },
+        )
+    (folder / f"{checkpoint_files.stem(4, 0)}.json").write_text('{"format"')
+    answer = client.get(f"/jobs/{job.id}/checkpoints")
+    found = CheckpointList.model_validate_json(answer.content).items
+    assert [item.verified for item in found] == [False, False, True, True]
+    assert [item.best for item in found] == [False, False, False, True]
+    assert found[1].problem is not None
+    assert "SHA-256" in found[1].problem
+    assert (found[2].total, found[2].size_bytes, found[2].metrics) == (20, 2, {"val_loss": 0.5})
+    quick = client.get(f"/jobs/{job.id}/checkpoints?verify=false").json()["items"]
+    assert [item["verified"] for item in quick] == [False, None, None, None]
+    links = client.get(f"/jobs/{job.id}").json()["links"]
+    assert links["checkpoints"] == f"/jobs/{job.id}/checkpoints"
+    assert links["tensorboard"] == f"/tensorboard/jobs/{job.id}/"
+    assert client.get("/jobs/job_none/checkpoints").status_code == 404

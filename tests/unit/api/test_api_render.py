@@ -8,10 +8,12 @@ import pytest
 from pydantic import BaseModel
 
 from services.api import render
+from shared.checkpoint_files import CheckpointFile
 from shared.jobs import Attempt, AttemptOutcome, Job, JobEvent, JobState, MetricPoint, Page
 from shared.store import Dataset, Model, Series, Version, Worker
 from shared.views import (
     AttemptView,
+    CheckpointView,
     DatasetView,
     EventView,
     JobView,
@@ -42,6 +44,12 @@ JOB = Job(
         (ProgressView, render.progress({})),
         (EventView, render.event(JobEvent("job_1", 1, 1.0, "info", {}))),
         (SeriesView, render.series(Series("loss", [MetricPoint("loss", 1, 1, None, 2.0)], 1))),
+        (
+            CheckpointView,
+            render.checkpoint(
+                CheckpointFile("c/1.npz", 1, 0, 9, 5, "0", {"loss": 1.0}, True, False, 2.0, None, None)
+            ),
+        ),
         (DatasetView, render.dataset(Dataset("ds_1", "n", "csv", 1, "0" * 64, "p", 1.0, {}))),
         (
             VersionView,

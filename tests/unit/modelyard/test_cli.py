@@ -49,7 +49,7 @@ class Terminal:
         self.requests: list[httpx.Request] = []
         self._capsys = capsys
         transport = httpx.MockTransport(self._answer)
-        for module in ("models", "data", "jobs", "train"):
+        for module in ("models", "data", "jobs", "runs", "train"):
             monkeypatch.setattr(
                 f"modelyard.cli.{module}.connect",
                 lambda url: Client(url or "http://test", transport=transport),
@@ -281,3 +281,25 @@ def test_sizes_and_times_are_for_people() -> None:
     assert output.size(1_500_000) == "1.5 MB"
     assert output.number(None) == "not finite"
     assert output.ago(None) == ""
+
+
+def test_checkpoints_and_the_address_of_chosen_jobs(terminal: Terminal) -> None:
+    listed = {
+        "path": "checkpoints/000002-00000000.npz", "epoch": 2, "step": 0, "total": 48, "size_bytes": 2_500_000,
+        "sha256": "0" * 64, "metrics": {"val_loss": 0.5}, "best": True, "complete": False, "written_at": NOW,
+        "verified": True, "problem": None,
+    }  # fmt: skip
+    harmed = {**listed, "path": "checkpoints/x.npz", "best": False, "verified": False, "problem": "cut short"}
+    answers = [
+        httpx.Response(200, json=job_body()),
+        httpx.Response(200, json={"items": [listed, harmed], "has_more": False}),
+    ]
+    terminal.answers = [*answers]
+    code, out, _ = terminal("checkpoints", JOB)
+    assert code == Exit.OK
+    for said in (listed["path"], "2.5 MB", "best, verified", "damaged: cut short", "val_loss 0.5"):
+        assert str(said) in out
+    terminal.answers = [httpx.Response(200, json=job_body(links={"tensorboard": "/tensorboard/"}))]
+    code, out, err = terminal("tensorboard", JOB, JOB)
+    assert out.strip().endswith(f"/tensorboard/jobs/{JOB},{JOB}/")
+    assert err == ""
