@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from benchmarks.data import ROWS
 from benchmarks.running import Running
 from benchmarks.size import sized
 from benchmarks.table import Row, Table, milliseconds, percentile
 from benchmarks.training.against_scripts import BARE, job
 
 ROUNDS = sized(2, 1)
-STEPS = 469  # of 128 images, an epoch
+STEPS = -(-ROWS // 128)  # an epoch
 EVERY = {"epoch": 1, 100: STEPS // 100, 10: STEPS // 10}
 
 

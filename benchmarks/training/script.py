@@ -21,7 +21,7 @@ kind, folder, logs, epochs, batch, seed = (
     sys.argv[3],
     *map(int, sys.argv[4:7]),
 )
-train, test = (next(folder.glob(f"fashion_mnist-{split}-*")) for split in ("train", "test"))
+train, test = (next(folder.glob(f"fashion_mnist-{split}*")) for split in ("train", "test"))
 
 
 def images(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.data import ROWS
 from benchmarks.running import Running
 from benchmarks.size import sized
 from benchmarks.table import Row, Table, percentile
@@ -27,15 +28,15 @@ def measure(running: Running) -> Table:
         Row(
             name,
             f"{percentile(times, 50):.2f} s",
-            f"{60_000 / percentile(times, 50):,.0f}",
+            f"{ROWS / percentile(times, 50):,.0f}",
             f"{base / percentile(times, 50):.2f}",
         )
         for name, times in found.items()
     ]
     return Table(
         "Training: two local workers",
-        f"LeNet-5 on 60,000 images, global batch {BATCH}, MultiWorkerMirrored on one machine: both share its cores, so "
-        "this shows the cost of talking, not what a second machine would bring.",
+        f"LeNet-5 on {ROWS:,} images, global batch {BATCH}, MultiWorkerMirrored on one machine: both share its cores, "
+        "so this shows the cost of talking, not what a second machine would bring.",
         ("workers", "epoch, median", "images/s", "to one worker"),
         rows,
     )
