@@ -40,7 +40,8 @@ def written(folder: Path, name: str, source: str) -> list[CodeSource]:
 
 
 def test_the_example_trains_exports_and_answers(supervisor: Supervisor) -> None:
-    job = supervisor.run(AFFINE, code=code_of(EXAMPLES, "affine"))
+    code = code_of(EXAMPLES, "affine")
+    job = supervisor.run(AFFINE, code=code)
     noted, finished = job.noted(), job.last
     assert noted["data"]["rows"] == {"train": 420, "validation": 90, "test": 90}
     assert noted["data"]["source"] == "builder affine"
@@ -53,6 +54,11 @@ def test_the_example_trains_exports_and_answers(supervisor: Supervisor) -> None:
     assert np.argmax(answer, axis=1).tolist() == [0, 1]
     assert not (job.run_dir / "made_data").exists(), "what was made is deleted when it is no longer needed"
     assert not (EXAMPLES / "affine" / "__pycache__").exists()
+    # an export loads the kept model anew, for which its classes must be known
+    source = {"folder": job.run_dir / "kept", "root": job.run_dir}
+    spec = {"kind": "export", "from": {"job": "job_affine"}, "formats": ["keras", "h5"]}
+    exported = supervisor.run(spec, run="exported", source=source, code=code)
+    assert all(proof["difference"] < 1e-6 for proof in exported.noted()["export"].values())
 
 
 def test_a_stopped_job_goes_on_bit_for_bit_and_other_code_is_refused(
