@@ -44,7 +44,7 @@ def build(
     """
     try:
         if isinstance(spec, UserModel):
-            before = [*augmentation.layers(data), *preprocessing(spec.preprocessing, data)]
+            before = augmentation.around(data, preprocessing(spec.preprocessing, data))
             model = user_models.build(spec, code or Code(()), data, before, input_alias(data))
         elif isinstance(spec, BuilderModel):
             model = _from_builder(spec, data)
@@ -84,7 +84,7 @@ def _from_builder(spec: BuilderModel, data: TrainingData) -> keras.Model:
     params = spec.typed_params()
     inputs = keras.Input(data.input_shape, name=input_alias(data))
     outputs = inputs
-    for layer in [*augmentation.layers(data), *preprocessing(spec.preprocessing, data)]:
+    for layer in augmentation.around(data, preprocessing(spec.preprocessing, data)):
         outputs = layer(outputs)
     layers = _lenet5(data) if isinstance(params, Lenet5Params) else _mlp(params)
     for layer in [*layers, _head(data)]:
@@ -160,7 +160,7 @@ def _from_config(spec: KerasConfigModel, data: TrainingData) -> keras.Model:
 
 def _behind_preprocessing(inner: keras.Model, kind: str, data: TrainingData) -> keras.Model:
     """``inner`` behind augmentation and preprocessing layers, and a change of shape, where it takes any."""
-    before: list[Any] = [*augmentation.layers(data), *preprocessing(kind, data)]
+    before: list[Any] = augmentation.around(data, preprocessing(kind, data))
     encoders = [layer for layer in before if isinstance(layer, keras.Model)]
     shape = tuple(encoders[0].output_shape[1:]) if encoders else data.input_shape
     reshape = keras_config.fit_input(inner, shape)

@@ -22,6 +22,7 @@ from services.worker.training import (
     state,
     strategies,
 )
+from services.worker.training.class_weights import class_weights
 from services.worker.training.compiling import Compiled
 from services.worker.training.data import loading
 from services.worker.training.data.order import Order
@@ -81,8 +82,9 @@ class Run:
         if start is not None:
             with opened.scope():
                 start.give_optimizer(job, model)
+        weighted = data.weights is not None
+        compiled = replace(compiled, weighted=weighted, class_weight=class_weights(job.fit, data))
         kind = StreamedSteps if data.streamed else Steps
-        compiled = replace(compiled, weighted=data.weights is not None)
         steps = kind(model, data.rows_for_steps, _order(job, data, opened.replicas), compiled, opened)
         if data.pipeline is not None and isinstance(steps, StreamedSteps):
             steps.pipeline = data.pipeline

@@ -103,7 +103,7 @@ def _png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def _zip(**members: bytes) -> bytes:
+def _packed(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
@@ -121,7 +121,7 @@ def _tar(members: dict[str, bytes], mode: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("pack", [lambda m: _zip(**m), lambda m: _tar(m, "w"), lambda m: _tar(m, "w:gz"),
+@pytest.mark.parametrize("pack", [_packed, lambda m: _tar(m, "w"), lambda m: _tar(m, "w:gz"),
                                   lambda m: _tar(m, "w:bz2"), lambda m: _tar(m, "w:xz")])  # fmt: skip
 def test_archives_of_images_are_described(tmp_path: Path, pack: Any) -> None:
     members = {"pets/cat/1.png": _png(8, 4), "pets/cat/2.png": _png(16, 4), "pets/dog/1.png": _png(8, 8)}
@@ -145,7 +145,7 @@ def test_archives_of_images_are_described(tmp_path: Path, pack: Any) -> None:
 
 def test_bombs_and_broken_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_archives, "RATIO_SLACK_BYTES", 1000)
-    for content in (_zip(**{"a/1.png": bytes(2_000_000)}), _tar({"a/1.png": bytes(2_000_000)}, "w:gz")):
+    for content in (_packed({"a/1.png": bytes(2_000_000)}), _tar({"a/1.png": bytes(2_000_000)}, "w:gz")):
         assert "claims to hold" in _refused(tmp_path, content).message
     whole = _tar({"a/1.png": _png(300, 300), "b/1.png": np.random.default_rng(1).bytes(9000)}, "w:gz")
     assert "broken or cut short" in _refused(tmp_path, whole[: len(whole) // 2]).message

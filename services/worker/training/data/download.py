@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from services.worker.training.data import debian
+from services.worker.training.data.preparing import Preparing
 from services.worker.training.failures import TrainingFailed, data_invalid, shorten
 
 if TYPE_CHECKING:
     from services.worker.training.emitter import Emitter
 
 PROBE_SECONDS = 5.0
-TELL_SECONDS = 3.0
+TELL_SECONDS = 0.5
+DOWNLOADS, EXTRACTED = "downloads", "extracted"  # folders of tensorflow_datasets' own
 
 
 def prepared_builder(name: str, tfds_dir: Path, emit: Emitter) -> Any:
@@ -62,7 +64,7 @@ def _prepare(tfds: Any, builder: Any, tfds_dir: Path, emit: Emitter) -> None:
     if problem is None:
         emit.note(data_source="download")
         print(f"downloading {builder.info.full_name}", flush=True)  # noqa: T201 - the job's log
-        _download(tfds, builder, tfds_dir, manual_dir=None)
+        _download(tfds, builder, tfds_dir, emit, manual_dir=None)
     elif builder.info.name == "fashion_mnist":
         _prepare_from_debian(tfds, builder, tfds_dir, emit, problem)
     else:
@@ -89,14 +91,14 @@ def _prepare_from_debian(tfds: Any, builder: Any, tfds_dir: Path, emit: Emitter,
             f"The download host of fashion_mnist does not answer ({problem}). The same four files were taken from "
             f"{origin}; their SHA-256 are those that tensorflow_datasets expects.",
         )
-        _download(tfds, builder, tfds_dir, manual_dir=folder)
+        _download(tfds, builder, tfds_dir, emit, manual_dir=folder)
 
 
-def _download(tfds: Any, builder: Any, tfds_dir: Path, manual_dir: str | None) -> None:
+def _download(tfds: Any, builder: Any, tfds_dir: Path, emit: Emitter, manual_dir: str | None) -> None:
     tfds.disable_progress_bar()  # made for terminals; the job's log gets lines instead
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
-        with _growth_told(tfds_dir):
+        with _progress_told(builder, tfds_dir, emit):
             builder.download_and_prepare(download_config=config)
     except (tfds.download.DownloadError, ConnectionError) as error:
         raise TrainingFailed(
@@ -111,14 +113,19 @@ def _download(tfds: Any, builder: Any, tfds_dir: Path, manual_dir: str | None) -
 
 
 @contextlib.contextmanager
-def _growth_told(folder: Path) -> Iterator[None]:
-    """Print every few seconds how much lies in ``folder``, so that a long download is seen to move."""
-    done = threading.Event()
+def _progress_told(builder: Any, folder: Path, emit: Emitter) -> Iterator[None]:
+    """Tell twice a second how much has been downloaded, of how much, and then how much has been prepared."""
+    done, preparing = threading.Event(), Preparing(emit, builder.info.full_name)
+    total, before = download_size(builder), _size(folder / DOWNLOADS)
 
     def tell() -> None:
         while not done.wait(TELL_SECONDS):
-            size = sum(path.stat().st_size for path in _files(folder))
-            print(f"preparing data: {size / 1e6:.0f} MB on disk", flush=True)  # noqa: T201 - the job's log
+            arrived = _size(folder / DOWNLOADS) - before
+            prepared = sum(_size(path) for path in Path(builder.data_dir).parent.glob("*incomplete*"))
+            if prepared:
+                preparing.tell("prepare", prepared, builder.info.dataset_size or None, "bytes")
+            else:
+                preparing.tell("download", arrived, total, "bytes")
 
     thread = threading.Thread(target=tell, name="download", daemon=True)
     thread.start()
@@ -126,12 +133,24 @@ def _growth_told(folder: Path) -> Iterator[None]:
         yield
     finally:
         done.set()
+        thread.join(timeout=10)
 
 
-def _files(folder: Path) -> list[Path]:
-    with contextlib.suppress(OSError):  # files come and go
-        return [path for path in folder.rglob("*") if path.is_file()]
-    return []
+def download_size(builder: Any) -> int | None:
+    """Bytes of all files that a dataset is made of, as its checksums were registered; None if they were not."""
+    with contextlib.suppress(Exception):  # builders without registered checksums have none
+        return sum(int(info.size) for info in builder.url_infos.values()) or None
+    return None
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; what was unpacked from others is left out."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # files come and go
+            if path.is_file() and EXTRACTED not in path.parts:
+                size += path.stat().st_size
+    return size
 
 
 def _urls(builder: Any) -> list[str]:

@@ -85,7 +85,7 @@ def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: st
         raise data_invalid(f"the data file can't be read: {error.strerror or error}") from error
     fingerprint = f"sha256:{digest.removeprefix('sha256:')}"
     if isinstance(spec, NpzDataset):
-        return npz.load(spec, path, fingerprint=fingerprint, loss=loss)
+        return npz.load(spec, path, request.cache_dir, fingerprint=fingerprint, loss=loss)
     return csv.load(spec, path, request.cache_dir, fingerprint=fingerprint, loss=loss)
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from services.worker.training.data import checks
-from services.worker.training.data.record import Array, Rows, Task, TrainingData
+from services.worker.training.data import checks, decoded, placement
+from services.worker.training.data.record import Array, RowArray, RowFile, Rows, Task, TrainingData
 from services.worker.training.failures import data_invalid
 from shared.specs import NpzDataset
 
 
-def load(spec: NpzDataset, path: Path, *, fingerprint: str, loss: str | None) -> TrainingData:
-    """All rows of the archive, checked.
+def load(
+    spec: NpzDataset, path: Path, cache_dir: Path, *, fingerprint: str, loss: str | None
+) -> TrainingData:
+    """All rows of the archive, checked. Inputs that ``spec.cache`` does not want in memory stay on disk.
 
     Raises:
         TrainingFailed: data_invalid, naming the array.
@@ -30,8 +37,11 @@ def load(spec: NpzDataset, path: Path, *, fingerprint: str, loss: str | None) ->
                 )
             with archive:
                 x_name, y_name = _names(spec, archive.files)
-                x, y = _array(archive, x_name), _array(archive, y_name)
-                test = _test(spec, archive)
+                inputs = _Inputs(
+                    archive, path, spec, cache_dir / "npz" / fingerprint.removeprefix("sha256:")[:32]
+                )
+                x, y = inputs.read(x_name), _array(archive, y_name)
+                test = _test(spec, archive, inputs)
     except (zipfile.BadZipFile, ValueError, EOFError, zlib.error, OSError) as error:
         raise data_invalid(
             f"{path.name} can't be read as an .npz archive: {error}",
@@ -52,7 +62,9 @@ def _names(spec: NpzDataset, files: list[str]) -> tuple[str, str]:
     )
 
 
-def _test(spec: NpzDataset, archive: np.lib.npyio.NpzFile) -> tuple[str, str, Array, Array] | None:
+def _test(
+    spec: NpzDataset, archive: np.lib.npyio.NpzFile, inputs: _Inputs
+) -> tuple[str, str, RowArray, Array] | None:
     names = (spec.x_test, spec.y_test)
     if names[0] is None or names[1] is None:
         return None
@@ -61,7 +73,52 @@ def _test(spec: NpzDataset, archive: np.lib.npyio.NpzFile) -> tuple[str, str, Ar
         return None
     if len(present) == 1:
         raise data_invalid(f"the archive has {present[0]!r} but not its partner; both or neither are needed")
-    return names[0], names[1], _array(archive, names[0]), _array(archive, names[1])
+    return names[0], names[1], inputs.read(names[0]), _array(archive, names[1])
+
+
+class _Inputs:
+    """Reads the inputs of an archive: into memory, or as rows that stay on disk.
+
+    ``numpy.savez`` stores arrays as they are, so that rows can be read where they lie in the archive. What is
+    compressed is unpacked to a file of the cache first.
+    """
+
+    def __init__(self, archive: np.lib.npyio.NpzFile, path: Path, spec: NpzDataset, folder: Path) -> None:
+        self._archive, self._path, self._spec, self._folder = archive, path, spec, folder
+
+    def read(self, name: str) -> RowArray:
+        """The array ``name``."""
+        member = self._archive.zip.getinfo(f"{name}.npy") if self._archive.zip is not None else None
+        if member is None or placement.kept_in_memory(self._spec.cache, member.file_size):
+            return _array(self._archive, name)
+        try:
+            if member.compress_type == zipfile.ZIP_STORED:
+                return RowFile.of_npy(self._path, begin=self._place(member))
+            return RowFile.of_npy(self._unpacked(name, member))
+        except ValueError:  # objects, which are refused, or an order that only NumPy's reader knows
+            return _array(self._archive, name)
+
+    def _place(self, member: zipfile.ZipInfo) -> int:
+        """Where a stored member's bytes begin: behind its local header (APPNOTE.TXT 4.3.7)."""
+        with self._path.open("rb") as file:
+            file.seek(member.header_offset + 26)
+            name, extra = struct.unpack("<HH", file.read(4))
+        return member.header_offset + 30 + int(name) + int(extra)
+
+    def _unpacked(self, name: str, member: zipfile.ZipInfo) -> Path:
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        target = self._folder / f"{key}.npy"
+        if not target.is_file():
+            decoded.require_room(target, member.file_size)
+            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+                try:
+                    with zipfile.ZipFile(self._path) as archive, archive.open(member) as source:
+                        shutil.copyfileobj(source, file, 2**20)
+                    os.replace(file.name, target)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        return target
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str) -> Array:
@@ -79,8 +136,8 @@ def _array(archive: np.lib.npyio.NpzFile, name: str) -> Array:
 
 def _checked(
     spec: NpzDataset,
-    train: tuple[str, str, Array, Array],
-    test: tuple[str, str, Array, Array] | None,
+    train: tuple[str, str, RowArray, Array],
+    test: tuple[str, str, RowArray, Array] | None,
     *,
     fingerprint: str,
     loss: str | None,

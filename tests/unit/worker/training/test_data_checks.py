@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.worker.training.class_weights import class_weights
 from services.worker.training.data import checks, csv, npz, splits
 from services.worker.training.data.record import Rows, TrainingData
 from services.worker.training.failures import TrainingFailed
-from shared.specs import CsvDataset, NpzDataset
+from shared.specs import CsvDataset, FitSpec, NpzDataset
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 Y = np.array([0, 1, 0, 1, 0, 1])
@@ -22,7 +23,7 @@ def load_npz(
 ) -> TrainingData:
     np.savez(tmp_path / "d.npz", **arrays)
     dataset = NpzDataset.model_validate({"npz": "ds_x", **(spec or {})})
-    return npz.load(dataset, tmp_path / "d.npz", fingerprint="sha256:0", loss=loss)
+    return npz.load(dataset, tmp_path / "d.npz", tmp_path / "cache", fingerprint="sha256:0", loss=loss)
 
 
 def load_csv(tmp_path: Path, text: str, loss: str | None = None, **spec: Any) -> TrainingData:
@@ -59,14 +60,14 @@ def test_npz_faults_are_named(tmp_path: Path, arrays: dict[str, Any], words: str
 def test_an_npz_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(TrainingFailed, match="can't be read as an"):
-        npz.load(NpzDataset(npz="x"), tmp_path / "d.npz", fingerprint="", loss=None)
+        npz.load(NpzDataset(npz="x"), tmp_path / "d.npz", tmp_path / "cache", fingerprint="", loss=None)
 
 
 def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
     with (tmp_path / "d.npz").open("wb") as file:
         np.save(file, X)
     with pytest.raises(TrainingFailed, match="single array"):
-        npz.load(NpzDataset(npz="x"), tmp_path / "d.npz", fingerprint="", loss=None)
+        npz.load(NpzDataset(npz="x"), tmp_path / "d.npz", tmp_path / "cache", fingerprint="", loss=None)
 
 
 def test_fractional_labels_with_a_class_loss_name_the_row(tmp_path: Path) -> None:
@@ -186,3 +187,47 @@ def test_a_split_that_leaves_nothing_is_refused() -> None:
 
 def test_one_hot_rows_become_class_numbers() -> None:
     np.testing.assert_array_equal(checks.class_labels("y", np.eye(3)[[2, 0]]), [2, 0])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.int16])
+def test_inputs_of_an_archive_may_stay_on_disk(tmp_path: Path, save: Any, dtype: Any) -> None:
+    x = np.random.default_rng(1).integers(0, 200, (40, 6, 5)).astype(dtype)
+    save(tmp_path / "d.npz", first=np.zeros(3), x=x, y=np.arange(40) % 3)
+    spec = NpzDataset.model_validate({"npz": "ds_x", "cache": False})
+    other = tmp_path / "other"
+    other.mkdir()
+    for _ in range(2):
+        data = npz.load(spec, tmp_path / "d.npz", tmp_path / "cache", fingerprint="sha256:0", loss=None)
+        assert data.train.on_disk
+        memory = load_npz(other, x=x, y=np.arange(40) % 3)
+        assert (data.train.x.shape, data.train.x.dtype) == (memory.train.x.shape, memory.train.x.dtype)
+        np.testing.assert_array_equal(data.train.x[:], memory.train.x)
+        assert data.input_kind == memory.input_kind
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights"),
+    [
+        (None, None),
+        ("balanced", [0.75, 1.5, 1.0]),
+        ({"cat": 2.0}, [2, 1, 1]),
+        ({"0": 2.0, "2": 0.5}, [2, 1, 0.5]),
+        ({"bird": 2.0}, "neither a class nor a class number"),
+        ({"3": 2.0}, "neither a class nor a class number"),
+        ({"0": 0, "1": 0}, "nothing would be learned"),
+    ],
+)
+def test_class_weights(asked: Any, weights: Any) -> None:
+    data = TrainingData(
+        train=Rows(np.zeros((6, 2), np.float32), np.array([0, 0, 0, 0, 1, 1], np.int32)), validation=None, test=None,
+        task="classification", input_kind="tabular", classes=["cat", "dog", "cow"], columns=None, fingerprint="",
+        source="",
+    )  # fmt: skip
+    fit = FitSpec(class_weight=asked)
+    if isinstance(weights, str):
+        with pytest.raises(TrainingFailed, match=weights):
+            class_weights(fit, data)
+        return
+    found = class_weights(fit, data)
+    assert (found.tolist() if found is not None else None) == weights
