@@ -20,6 +20,7 @@ from shared.data_paths import allowed_file_or_folder
 from shared.errors import InvalidInput, NotFound
 from shared.home import Home
 from shared.jobs import Job, JobState
+from shared.names import ID_PATTERN
 from shared.settings import Settings
 from shared.specs import ExportJob, FromJob, FromJobModel, FromVersion, FromVersionModel, JobSpec
 from shared.store import Store
@@ -62,13 +63,15 @@ def named_by(spec: JobSpec) -> tuple[FromJob | FromVersion, str] | None:
     return None
 
 
-def find_file(name: str, settings: Settings) -> Path:
+def find_file(name: str, store: Store, settings: Settings) -> Path:
     """The model file or SavedModel folder that ``from_file`` names.
 
     Raises:
         InvalidInput: it is not there, not allowed, of no known kind, or a SavedModel that nobody vouches for.
     """
     field = "model.from_file"
+    if ID_PATTERN.fullmatch(name):
+        return _uploaded(name, store, settings.paths, field)
     path = allowed_file_or_folder(name, settings.allowed_paths, field=field)
     if path.is_file():
         if path.name.endswith(FILE_SUFFIXES):
@@ -91,6 +94,29 @@ def find_file(name: str, settings: Settings) -> Path:
             field=field,
             hint="Use the .keras file of the same model, or have the operator trust its folder "
             "(MODELYARD_TRUSTED_MODEL_PATHS). Versions published here carry a .keras file: name them by from_version.",
+        )
+    return path
+
+
+def _uploaded(name: str, store: Store, home: Home, field: str) -> Path:
+    try:
+        dataset = store.datasets.get(name)
+    except NotFound as error:
+        raise InvalidInput(error.message, code=error.code, field=field, hint=error.hint) from None
+    path = home.datasets / dataset.path
+    if dataset.kind not in ("keras", "h5", "weights"):
+        raise InvalidInput(
+            f"The upload {name} ({dataset.name!r}) is {dataset.kind}, not a Keras model.",
+            code="model_file_kind",
+            field=field,
+            hint="Upload a .keras, .h5 or .weights.h5 file.",
+        )
+    if not path.is_file():
+        raise InvalidInput(
+            f"The file of the upload {name} is gone from this disk.",
+            code="data_missing",
+            field=field,
+            hint="All workers must share the home folder with the API.",
         )
     return path
 

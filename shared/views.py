@@ -211,7 +211,7 @@ class CheckpointList(View):
 class DatasetView(View):
     id: str
     name: str
-    kind: Literal["csv", "npz", "images", "tfrecord"]
+    kind: Literal["csv", "npz", "images", "tfrecord", "keras", "h5", "weights"]
     size_bytes: int
     sha256: str
     created_at: datetime

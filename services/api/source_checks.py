@@ -35,7 +35,9 @@ class SourceChecks:
             InvalidInput: the source is not there, or has no signature that is asked for.
         """
         if isinstance(spec, TrainJob) and isinstance(spec.model, FromFileModel):
-            _check_file(spec.model, model_sources.find_file(spec.model.from_file, self._settings))
+            _check_file(
+                spec.model, model_sources.find_file(spec.model.from_file, self._store, self._settings)
+            )
         named = model_sources.named_by(spec)
         if named is None:
             return None

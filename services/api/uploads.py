@@ -102,7 +102,7 @@ class Uploads:
             with self._adding:
                 if known := self._known(received):  # uploaded twice at the same time
                     return known, False
-                target = self._folder / dataset_id / f"data.{kind}"
+                target = self._folder / dataset_id / f"data.{data_files.suffix_of(kind)}"
                 target.parent.mkdir()
                 received.path.replace(target)
                 try:

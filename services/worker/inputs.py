@@ -31,14 +31,14 @@ def resolve_source(spec: JobSpec, store: Store, settings: Settings) -> SourceFil
     )
 
 
-def resolve_model_file(spec: JobSpec, settings: Settings) -> Path | None:
+def resolve_model_file(spec: JobSpec, store: Store, settings: Settings) -> Path | None:
     """The file or SavedModel of the user's own that a job starts from; None when there is none.
 
     Raises:
         InvalidInput: as ``model_sources.find_file`` does.
     """
     if isinstance(spec, TrainJob) and isinstance(spec.model, FromFileModel):
-        return model_sources.find_file(spec.model.from_file, settings)
+        return model_sources.find_file(spec.model.from_file, store, settings)
     return None
 
 

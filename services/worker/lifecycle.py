@@ -136,7 +136,7 @@ class _Attempt:
             expected_data=(self.job.run.get("reproduces") or {}).get("data"),
             code=resolve_code(self.job.run.get("code") or {}, self.settings),
             source=resolve_source(spec, self.store, self.settings),
-            model_file=resolve_model_file(spec, self.settings),
+            model_file=resolve_model_file(spec, self.store, self.settings),
             resume_dirs=resume,
         )
         self.oom_before = causes.oom_kills()

@@ -1,4 +1,4 @@
-"""What is in an uploaded file: csv columns and rows, npz arrays, archives of images, TFRecord examples.
+"""What is in an uploaded file: csv columns and rows, npz arrays, archives of images, TFRecord examples, Keras models.
 
 Needs neither NumPy nor TensorFlow, nor memory for the data. ``python -m shared.data_files FILE`` prints the same as
 JSON, so that a service can have a large file read by a process of its own.
@@ -16,11 +16,20 @@ from typing import Any, Literal
 from shared.data_files.csv_files import csv_header, inspect_csv
 from shared.data_files.faults import invalid
 from shared.data_files.image_archives import has_images, inspect_images
+from shared.data_files.keras_files import (
+    HDF5_MAGIC,
+    MODEL_KINDS,
+    SUFFIXES,
+    hdf5_kind,
+    inspect_hdf5,
+    inspect_keras,
+    is_keras,
+)
 from shared.data_files.npz_files import NPY_MAGIC, inspect_npz
 from shared.data_files.tfrecords import inspect_tfrecord, is_tfrecord
 
-Kind = Literal["csv", "npz", "images", "tfrecord"]
-KINDS: tuple[Kind, ...] = ("csv", "npz", "images", "tfrecord")
+Kind = Literal["csv", "npz", "images", "tfrecord", "keras", "h5", "weights"]
+KINDS: tuple[Kind, ...] = ("csv", "npz", "images", "tfrecord", *MODEL_KINDS)
 _GZIP_MAGIC = b"\x1f\x8b"
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
@@ -33,6 +42,7 @@ __all__ = [
     "inspect_npz",
     "inspect_tfrecord",
     "kind_of",
+    "suffix_of",
 ]
 
 
@@ -53,6 +63,8 @@ def kind_of(path: Path) -> Kind:
             "This is a single .npy array.",
             "Put inputs and targets into one archive: numpy.savez('data.npz', x_train=..., y_train=...).",
         )
+    if head.startswith(HDF5_MAGIC):
+        return hdf5_kind(path)
     if is_tfrecord(head):
         return "tfrecord"
     if head[_TAR_MAGIC_AT:] == _TAR_MAGIC:
@@ -65,7 +77,7 @@ def kind_of(path: Path) -> Kind:
             return "images"
     if head.startswith((b"BZh", b"\xfd7zXZ")) and tarfile.is_tarfile(path):
         return "images"
-    if head.startswith((_GZIP_MAGIC, b"\x89HDF", b"PAR1", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
+    if head.startswith((_GZIP_MAGIC, b"PAR1", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
         raise invalid(
             "This is a compressed or binary file: neither csv text, an npz archive, a zip or tar archive of images, "
             "nor a TFRecord file.",
@@ -81,14 +93,30 @@ def inspect(path: Path) -> tuple[Kind, dict[str, Any]]:
         InvalidInput: with what is wrong and where.
     """
     kind = kind_of(path)
-    readers = {"csv": inspect_csv, "npz": inspect_npz, "images": inspect_images, "tfrecord": inspect_tfrecord}
+    readers = {
+        "csv": inspect_csv,
+        "npz": inspect_npz,
+        "images": inspect_images,
+        "tfrecord": inspect_tfrecord,
+        "keras": inspect_keras,
+        "h5": inspect_hdf5,
+        "weights": inspect_hdf5,
+    }
     return kind, readers[kind](path)
+
+
+def suffix_of(kind: str) -> str:
+    """What the name of a kept file of this kind ends in."""
+    return SUFFIXES.get(kind, kind)
 
 
 def _kind_of_zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
-            return "images" if has_images(archive.namelist()) else "npz"
+            names = archive.namelist()
+            if is_keras(names):
+                return "keras"
+            return "images" if has_images(names) else "npz"
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return "npz"  # whose reader says what is wrong
 

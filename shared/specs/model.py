@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.names import NAME_PATTERN
@@ -185,14 +193,15 @@ class TrainedModel(Spec):
         "same optimizer and the same trainable weights.",
     )
 
-    @model_validator(mode="after")
-    def _optimizer_of_the_same_weights(self) -> TrainedModel:
-        if self.keep_optimizer and (self.new_head or self.freeze):
+    @field_validator("keep_optimizer")
+    @classmethod
+    def _of_the_same_weights(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and (info.data.get("new_head") or info.data.get("freeze")):
             raise ValueError(
                 "the optimizer's state belongs to the weights it was trained with: leave out keep_optimizer, or both "
                 "freeze and new_head"
             )
-        return self
+        return value
 
 
 class FromVersionModel(TrainedModel):
@@ -211,7 +220,9 @@ class FromFileModel(TrainedModel):
     """A file of your own: ``.keras``, ``.h5``, ``.weights.h5``, or a SavedModel's folder."""
 
     from_file: str = Field(
-        min_length=1, max_length=4096, description="A path below a folder that the operator allows."
+        min_length=1,
+        max_length=4096,
+        description="An upload's id (ds_...), or a path below a folder that the operator allows.",
     )
     architecture: Architecture | None = Field(
         None,

@@ -113,7 +113,11 @@ class DatasetStore:
             unfinished = tx.execute(
                 select(jobs.c.id, jobs.c.spec).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]))
             ).all()
-            users = [row.id for row in unfinished if _names(row.spec.get("dataset", {}), dataset_id)]
+            users = [
+                row.id
+                for row in unfinished
+                if any(_names(row.spec.get(part, {}), dataset_id) for part in ("dataset", "model"))
+            ]
             if users:
                 raise Conflict(
                     f"The dataset {dataset_id} is in use by {', '.join(users[:5])}.",
@@ -125,7 +129,7 @@ class DatasetStore:
 
 
 def _names(spec: Mapping[str, Any], dataset_id: str) -> bool:
-    """Whether a job's dataset is, or has among its files, this one."""
+    """Whether a job's dataset or model is, or has among its files, this one."""
     return any(
         dataset_id == value or (isinstance(value, list) and dataset_id in value) for value in spec.values()
     )
