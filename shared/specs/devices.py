@@ -15,6 +15,7 @@ from shared.specs.base import Spec
 MegaBytes = Annotated[int, Field(ge=1, le=4_194_304)]
 DeviceName = Annotated[str, StringConstraints(pattern=r"^(CPU:0|GPU:(0|[1-9]\d{0,2}))$")]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16", "bfloat16"]
+_LOST_IN_BFLOAT16 = frozenset({"adam", "adamw", "nadam", "lamb", "schedulefreeadamw"})
 
 
 class DeviceSpec(Spec):
@@ -93,6 +94,18 @@ class DeviceSpec(Spec):
         if self.cpu_only and (self.memory_growth or self.memory_limit_mb is not None or limits):
             raise ValueError("memory_growth and memory limits are for GPUs, but visible names the CPU alone")
         return self
+
+    def check_optimizer(self, optimizer: str) -> None:
+        """Refuse pure bfloat16 for optimizers whose beta_2 it rounds to 1, which scales each update to 0.
+
+        Raises:
+            ValueError: nothing would be learnt.
+        """
+        if self.mixed_precision == "bfloat16" and optimizer.lower() in _LOST_IN_BFLOAT16:
+            raise ValueError(
+                f"with mixed_precision 'bfloat16' the optimizer {optimizer} learns nothing: its state is bfloat16 too, "
+                "where beta_2 = 0.999 is 1. Use 'mixed_bfloat16', or the optimizer SGD"
+            )
 
     @property
     def cpu_only(self) -> bool:

@@ -26,7 +26,7 @@ from shared.specs.dataset import DatasetSpec
 from shared.specs.devices import DeviceSpec
 from shared.specs.export import ExportFields
 from shared.specs.fit import FitSpec
-from shared.specs.model import ModelSpec
+from shared.specs.model import ModelSpec, UserModel
 from shared.specs.strategy import DefaultStrategy, StrategySpec
 from shared.specs.tensorboard import TensorBoardSpec
 
@@ -111,6 +111,12 @@ class TrainJob(JobFields):
     tensorboard: TensorBoardSpec = TensorBoardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     publish: PublishSpec | None = None
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> TrainJob:
+        if self.fit.optimizer is not None or not isinstance(self.model, UserModel):
+            self.devices.check_optimizer(self.fit.optimizer.name if self.fit.optimizer else "adam")
+        return self
 
 
 class ExportJob(ExportFields, JobFields):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import keras
 
-from services.worker.training import own_compile, schedules
+from services.worker.training import own_compile, precision, schedules
 from services.worker.training.data.record import Array, TrainingData
 from services.worker.training.failures import TrainingFailed, model_invalid
 from services.worker.training.heads import Head
@@ -89,14 +89,17 @@ def compile_model(
     measures = [_metric(index, metric, head, logits) for index, metric in enumerate(metrics)]
     with scope():
         model.compile(
-            optimizer=_optimizer(fit), loss=_made("fit.loss", lambda: loss_type(**params)), metrics=measures
+            optimizer=precision.scaled(_optimizer(fit), model),
+            auto_scale_loss=False,
+            loss=_made("fit.loss", lambda: loss_type(**params)),
+            metrics=measures,
         )
         _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
     return Compiled(
         labels=labels,
         logits=logits,
         loss=name,
-        optimizer=type(model.optimizer).__name__,
+        optimizer=optimizer_name(model),
         metrics=[metric.name for metric in metrics],
     )
 
@@ -121,7 +124,8 @@ def _compile_own(
     if fit.metrics is not None:
         metrics = [_metric(index, metric, head, logits) for index, metric in enumerate(fit.metrics)]
     with scope():
-        model.compile(optimizer=_own_optimizer(own, fit), loss=loss, metrics=metrics)
+        optimizer = precision.scaled(_own_optimizer(own, fit), model)
+        model.compile(optimizer=optimizer, auto_scale_loss=False, loss=loss, metrics=metrics)
         _made("fit.optimizer", lambda: model.optimizer.build(model.trainable_variables))
     if name is not None:
         labels = _labels(name, data, head, wants_one_hot=False)
@@ -131,7 +135,7 @@ def _compile_own(
         labels=labels,
         logits=logits,
         loss=name or own_compile.name_of(loss),
-        optimizer=type(model.optimizer).__name__,
+        optimizer=optimizer_name(model),
         metrics=[own_compile.name_of(metric) for metric in metrics or ()],
     )
 
@@ -147,6 +151,12 @@ def _own_optimizer(own: OwnCompile, fit: FitSpec) -> keras.Optimizer:
             rate if fixed else _made("fit.learning_rate", lambda: schedules.by_step(rate))
         )
     return optimizer
+
+
+def optimizer_name(model: keras.Model) -> str:
+    """The class of a compiled model's optimizer, within the one that scales the loss for float16."""
+    optimizer = model.optimizer
+    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
 
 
 def _default_metrics(data: TrainingData) -> list[KerasObject]:

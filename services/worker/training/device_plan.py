@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from services.worker.training.failures import TrainingFailed
 from shared.specs import DeviceSpec
+from shared.specs.devices import Precision
+
+FEW_CORES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is. ``gpu_memory_mb``: of each GPU by index, None where it can't be told."""
+    """What there is. Tuples are by GPU, None where it can't be told; ``fast_bfloat16``: the CPU computes in it."""
 
     gpus: int
     cores: int
     built_with_cuda: bool
     gpu_memory_mb: tuple[int | None, ...] = ()
+    capabilities: tuple[tuple[int, int] | None, ...] = ()
+    fast_bfloat16: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -38,6 +44,7 @@ class Plan:
         growth: memory growth of each visible GPU; None leaves it alone.
         limits: memory limits in MB of the logical devices of each visible GPU, by GPU; empty: not split.
         logical_cpus: how many logical devices the CPU is split into.
+        intra_op_threads, inter_op_threads: None leaves them to TensorFlow.
         warnings: (code, sentence) for each option that does not do here what it says.
     """
 
@@ -45,6 +52,8 @@ class Plan:
     growth: bool | None = None
     limits: dict[int, list[int]] = field(default_factory=dict)
     logical_cpus: int = 1
+    intra_op_threads: int | None = None
+    inter_op_threads: int | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -53,8 +62,8 @@ class Plan:
         return "GPU" if self.gpus else "CPU"
 
 
-def make(spec: DeviceSpec, machine: Machine) -> Plan:
-    """Decide.
+def make(spec: DeviceSpec, machine: Machine, *, alone: bool = True) -> Plan:
+    """Decide. ``alone``: steps are all that runs: no other replica, no pipeline that reads rows.
 
     Raises:
         TrainingFailed: device_unavailable when a device is named that is not there, device_invalid when one can't be
@@ -65,15 +74,41 @@ def make(spec: DeviceSpec, machine: Machine) -> Plan:
         _on_gpus(spec, machine, plan)
     else:
         _on_cpu(spec, plan)
-    if spec.mixed_precision == "mixed_float16" and not plan.gpus:
-        plan.warnings.append(
-            (
-                "float16_on_cpu",
-                "mixed_float16 is emulated on a CPU and slower than float32 there; it gains on GPUs of compute "
-                "capability 7.0 and up. mixed_bfloat16 is what some CPUs have.",
-            )
-        )
+    plan.warnings += [(code, text) for code, text in _doubts(spec.mixed_precision, machine, plan)]
+    plan.intra_op_threads, plan.inter_op_threads = spec.intra_op_threads, spec.inter_op_threads
+    if spec.inter_op_threads is None and alone and _one_op_at_a_time(machine, plan):
+        plan.inter_op_threads = 1
     return plan
+
+
+def _one_op_at_a_time(machine: Machine, plan: Plan) -> bool:
+    """On few cores one op that has them all is faster than several that share them. Where replicas wait for each
+    other inside of ops, one thread would wait for ever; where rows are read meanwhile, reading would wait.
+    """
+    return not plan.gpus and plan.logical_cpus == 1 and machine.cores <= FEW_CORES
+
+
+def _doubts(precision: Precision, machine: Machine, plan: Plan) -> Iterator[tuple[str, str]]:
+    if precision == "mixed_float16" and not plan.gpus:
+        yield (
+            "float16_on_cpu",
+            "mixed_float16 is emulated on a CPU and slower than float32 there; it gains on GPUs of compute "
+            "capability 7.0 and up. Some CPUs compute in bfloat16: mixed_bfloat16.",
+        )
+    if "bfloat16" in precision and not plan.gpus and not machine.fast_bfloat16:
+        yield (
+            "bfloat16_on_cpu",
+            f"{precision} is emulated on this CPU, which has neither AVX512_BF16 nor AMX, and slower than float32.",
+        )
+    wanted = (7, 0) if precision == "mixed_float16" else (8, 0)
+    for gpu in plan.gpus if precision != "float32" else ():
+        has = machine.capabilities[gpu] if gpu < len(machine.capabilities) else None
+        if has is not None and has < wanted:
+            yield (
+                "precision_on_old_gpu",
+                f"{precision} gains nothing on GPU:{gpu} of compute capability {has[0]}.{has[1]}: it takes "
+                f"{wanted[0]}.{wanted[1]}.",
+            )
 
 
 def _visible_gpus(spec: DeviceSpec, machine: Machine) -> list[int]:

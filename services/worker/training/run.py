@@ -17,6 +17,7 @@ from services.worker.training import (
     kept,
     model_facts,
     models,
+    precision,
     provenance,
     runtime,
     state,
@@ -65,7 +66,8 @@ class Run:
         run_dir = RunDir(self.request.run_dir)
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
-        self._plan = devices.apply(job.devices, self.emit)
+        alone = job.strategy.kind in ("default", "one_device") and job.dataset.cache is not False
+        self._plan = plan = devices.apply(job.devices, self.emit, alone=alone)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
         code = Code(self.request.code)
@@ -76,9 +78,11 @@ class Run:
         with opened.scope():
             start = continued.open_source(job.model, self.request, code, self.emit)
             model = models.build(job.model, data, code, start)
+            precision.settle(model, job.devices.mixed_precision, self.emit)
         head = heads.head_of(model)
         heads.check(head, data)
         compiled = compiling.compile_model(model, job.fit, data, head, opened.scope)
+        devices.settle_xla(model, job.devices, plan, opened.replicas, self.emit)
         if start is not None:
             with opened.scope():
                 start.give_optimizer(job, model)
@@ -130,6 +134,7 @@ class Run:
         self.timings.mark("data_ready")
         self.emit.note(
             data=data.facts(),
+    precision,
             **provenance.facts(job),
             devices={
                 "requested": job.devices.model_dump(exclude_defaults=True),

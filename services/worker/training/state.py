@@ -39,7 +39,7 @@ class State:
         """Assign what ``take`` took."""
         for name, variable in self._variables.items():
             for part_name, part in _parts(name, variable):
-                part.assign(arrays[part_name])
+                part.assign(tf.cast(arrays[part_name], part.dtype))
 
     def take_metrics(self) -> dict[str, Array]:
         """Copies of the running means alone."""
@@ -55,10 +55,16 @@ class State:
 
 def _taken(variables: Mapping[str, Any]) -> dict[str, Array]:
     return {
-        part_name: np.array(part.numpy())
+        part_name: _portable(part.numpy())
         for name, variable in variables.items()
         for part_name, part in _parts(name, variable)
     }
+
+
+def _portable(value: Any) -> Array:
+    """A copy; bfloat16, which NumPy's files can't hold, as float32, which can hold all of its values."""
+    array = np.array(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _parts(name: str, variable: Any) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from services.worker.training import device_plan
 from services.worker.training.device_plan import Machine, Plan
 from services.worker.training.failures import TrainingFailed
-from shared.specs import DeviceSpec
+from shared.specs import DeviceSpec, parse_job
 
 CPU = Machine(gpus=0, cores=2, built_with_cuda=False)
 TWO_GPUS = Machine(gpus=2, cores=8, built_with_cuda=True, gpu_memory_mb=(16_000, 8_000))
@@ -86,6 +86,26 @@ def test_the_cpu_alone_hides_gpus() -> None:
     assert (found.gpus, found.kind, found.logical_cpus, found.limits) == ([], "CPU", 2, {})
 
 
+def test_few_cores_run_one_op_at_a_time_unless_something_waits() -> None:
+    eight = Machine(gpus=0, cores=8, built_with_cuda=False)
+    assert plan(CPU).inter_op_threads == 1
+    assert plan(CPU, inter_op_threads=3, intra_op_threads=2).inter_op_threads == 3
+    for other in (plan(eight), plan(TWO_GPUS), plan(CPU, virtual_devices=2)):
+        assert other.inter_op_threads is None
+    assert device_plan.make(DeviceSpec(), CPU, alone=False).inter_op_threads is None
+
+
+def test_precision_that_gains_nothing_is_told() -> None:
+    old = Machine(gpus=2, cores=8, built_with_cuda=True, capabilities=((6, 1), (8, 9)))
+    found = plan(old, mixed_precision="mixed_float16")
+    assert codes(found) == ["precision_on_old_gpu"]
+    assert "GPU:0 of compute capability 6.1" in found.warnings[0][1]
+    assert codes(plan(old, mixed_precision="mixed_float16", visible=["GPU:1"])) == []
+    slow = Machine(gpus=0, cores=2, built_with_cuda=False, fast_bfloat16=False)
+    assert codes(plan(slow, mixed_precision="mixed_bfloat16")) == ["bfloat16_on_cpu"]
+    assert codes(plan(CPU, mixed_precision="mixed_bfloat16")) == []
+
+
 def test_float16_without_a_gpu_is_told() -> None:
     assert codes(plan(CPU, mixed_precision="mixed_float16")) == ["float16_on_cpu"]
     assert codes(plan(TWO_GPUS, mixed_precision="mixed_float16")) == []
@@ -111,3 +131,15 @@ def test_float16_without_a_gpu_is_told() -> None:
 def test_what_contradicts_itself_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         DeviceSpec.model_validate(options)
+
+
+@pytest.mark.parametrize("fit", [{}, {"optimizer": "AdamW"}])
+def test_bfloat16_refuses_optimizers_that_can_not_learn_in_it(fit: dict[str, Any]) -> None:
+    job = {
+        "model": {"builder": "mlp"},
+        "dataset": {"tfds": "mnist"},
+        "devices": {"mixed_precision": "bfloat16"},
+    }
+    with pytest.raises(ValueError, match="Use 'mixed_bfloat16', or the optimizer SGD"):
+        parse_job({**job, "fit": fit})
+    parse_job({**job, "fit": {"optimizer": "sgd"}})
