@@ -113,5 +113,5 @@ def weights_digest(model: keras.Model) -> str:
     for weight in model.weights:
         array = np.ascontiguousarray(weight.numpy())
         total.update(f"{array.dtype.str}{array.shape}".encode())
-        total.update(array.data if array.ndim else array.tobytes())
+        total.update(array.reshape(-1).view(np.uint8).data)  # bytes: NumPy gives no view of bfloat16
     return f"sha256:{total.hexdigest()}"

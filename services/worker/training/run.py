@@ -134,13 +134,8 @@ class Run:
         self.timings.mark("data_ready")
         self.emit.note(
             data=data.facts(),
-    precision,
             **provenance.facts(job),
-            devices={
-                "requested": job.devices.model_dump(exclude_defaults=True),
-                "physical": devices.physical(),
-                "logical": devices.logical(),
-            },
+            devices=devices.facts(job.devices, self._plan),
             strategy={"kind": opened.kind, "devices": [*opened.devices], **opened.facts},
             replicas=opened.replicas,
             batch_size=job.fit.batch_size,
