@@ -41,6 +41,7 @@ from services.worker.training.tensorboard import EventFiles
 from services.worker.training.timings import Timings
 from services.worker.training.user_code import Code
 from shared.specs import TrainJob, parse_job
+from shared.specs.strategy import Replicated
 
 
 @dataclass
@@ -96,6 +97,9 @@ class Run:
         facts = model_facts.of_training(data, head, compiled)
         golden = kept.golden_rows(data)
         kept.begin(run_dir.kept, model, facts, golden, job=self.request.job_id)
+        if opened.replicas > 1 and isinstance(job.strategy, Replicated) and job.strategy.preflight:
+            self._stage("preflight")
+            self._preflight(job, data, code, steps, opened)
         training = self._train(job, data, model, steps, run_dir)
         self.emit.note(weights=provenance.weights_digest(model))
         metrics = self._evaluate(data, steps, training, logits=compiled.logits)
@@ -167,6 +171,18 @@ class Run:
         taken = footprint.of(model)
         if taken is not None:
             self.emit.note(memory=taken.facts())
+
+    def _preflight(
+        self, job: TrainJob, data: TrainingData, code: Code, steps: Steps, opened: OpenStrategy
+    ) -> None:
+        from services.worker.training.strategies import preflight  # only jobs on replicas need it
+
+        def twin() -> Steps:
+            model = models.build(job.model, data, code)
+            compiled = compiling.compile_model(model, job.fit, data, heads.head_of(model))
+            return StreamedSteps(model, data.train, steps.order, compiled)
+
+        self.emit.note(preflight=preflight.check(steps, opened, twin))
 
     def _train(
         self, job: TrainJob, data: TrainingData, model: keras.Model, steps: Steps, run_dir: RunDir

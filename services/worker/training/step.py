@@ -33,7 +33,10 @@ class Step:
     @property
     def metric_variables(self) -> list[Any]:
         """State of the running means, part of a checkpoint so that a resumed epoch ends with the same numbers."""
-        return [*self._loss.variables, *(v for metric in self.model.metrics for v in metric.variables)]
+        fed = (
+            metric for metric in self.model.metrics if metric.name != self._loss.name
+        )  # not Keras' own loss mean
+        return [*self._loss.variables, *(variable for metric in fed for variable in metric.variables)]
 
     def reset(self) -> None:
         """Begin new running means."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +9,14 @@ import keras
 import numpy as np
 import pytest
 
-from services.worker.training import compiling, heads, models, runtime
+from services.worker.training import compiling, heads, runtime
 from services.worker.training.data.order import Order
 from services.worker.training.data.record import TrainingData
 from services.worker.training.state import State
 from services.worker.training.steps import Steps
 from services.worker.training.strategies.opened import OpenStrategy
 from services.worker.training.streamed import StreamedSteps
-from shared.specs import FitSpec, KerasConfigModel
+from shared.specs import FitSpec
 from tests.training.test_models import a_record
 
 TOLERANCE = 1e-5
@@ -57,7 +56,7 @@ class Trained:
     steps: Steps
 
 
-def train(
+def prepared(
     opened: OpenStrategy,
     *,
     model: keras.Model | None = None,
@@ -68,31 +67,37 @@ def train(
     streamed: bool = False,
     steps_per_epoch: int | None = None,
     class_weight: Any = None,
-    epochs: int = 2,
-) -> Trained:
-    """``epochs`` over 49 images: with the batch of 12, the last one of an epoch has one row."""
+    xla: bool = False,
+) -> Steps:
+    """Steps on 49 images: with the batch of 12, the last one of an epoch has one row."""
     runtime.without_memory_optimizer()
     keras.utils.set_random_seed(7)
-    spec = KerasConfigModel(keras_config=json.loads((model or conv_bn_dropout()).to_json()))
+    config = (model or conv_bn_dropout()).to_json()
     metrics = ["accuracy", {"name": "AUC", "params": {"name": "auc", "from_logits": True}}]
     fit = FitSpec.model_validate({"optimizer": optimizer, "loss": loss, "metrics": metrics})
     with opened.scope():
-        built = models.build(spec, data)
+        built = keras.models.model_from_json(config)
     head = heads.head_of(built)
     compiled = compiling.compile_model(built, fit, data, head, opened.scope)
     compiled = replace(compiled, class_weight=class_weight)
+    built.jit_compile = xla
     order = Order(len(data.train), batch, seed=5, steps_per_epoch=steps_per_epoch)
-    steps = (StreamedSteps if streamed else Steps)(built, data.train, order, compiled, opened)
+    return (StreamedSteps if streamed else Steps)(built, data.train, order, compiled, opened)
+
+
+def train(opened: OpenStrategy, *, epochs: int = 2, **options: Any) -> Trained:
+    """``epochs`` over the rows, in two calls each, and an evaluation; ``options`` are those of ``prepared``."""
+    steps = prepared(opened, **options)
     losses = []
     for epoch in range(epochs):
         steps.reset()
         losses.append(steps.train(epoch, 0, 2)[0])
-        more, logs = steps.train(epoch, 2, order.steps - 2)
+        more, logs = steps.train(epoch, 2, steps.order.steps - 2)
         losses.append(more)
     steps.reset()
-    rows = (data.train.x[:37], data.train.y[:37])
-    tested = steps.test(rows, 0, -(-37 // batch))
-    return Trained(State(built, steps, {}).take(), np.concatenate(losses), logs, tested, steps)
+    rows = (IMAGES.train.x[:37], IMAGES.train.y[:37])
+    tested = steps.test(rows, 0, -(-37 // steps.order.batch))
+    return Trained(State(steps.model, steps, {}).take(), np.concatenate(losses), logs, tested, steps)
 
 
 def assert_equal(one: Trained, many: Trained, tolerance: float = TOLERANCE) -> None:

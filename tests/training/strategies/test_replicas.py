@@ -15,7 +15,7 @@ from services.worker.training.strategies import central_storage, mirrored, one_d
 from services.worker.training.strategies.opened import OpenStrategy
 from services.worker.training.strategies.slices import Slices
 from shared.specs import CentralStorageStrategy, MirroredStrategy, OneDeviceStrategy
-from tests.training.strategies.equality import ONE, Trained, assert_equal, conv_bn_dropout, train
+from tests.training.strategies.equality import ONE, Trained, assert_equal, conv_bn_dropout, prepared, train
 
 STRATEGIES: dict[str, Callable[[], OpenStrategy]] = {
     "one_device": lambda: one_device.open(OneDeviceStrategy(device="CPU:1")),
@@ -146,3 +146,9 @@ def test_what_replicas_can_not_do_is_refused(change: dict[str, Any], field: str)
     with pytest.raises(TrainingFailed, match=field) as caught:
         train(STRATEGIES["mirrored"](), **change)
     assert caught.value.code == "model_invalid"
+
+
+def test_xla_is_refused() -> None:
+    with pytest.raises(TrainingFailed, match="XLA") as caught:
+        prepared(STRATEGIES["mirrored"](), xla=True)
+    assert caught.value.code == "strategy_unavailable"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.training.conftest import DIGITS_JOB, Supervisor, changed
 
@@ -33,5 +35,41 @@ def test_a_job_on_two_replicas_is_the_job_on_one_with_the_global_batch(
         assert (facts["replicas"], facts["batch_size"], facts["global_batch"]) == (2, 32, 64)
         assert facts["steps_per_epoch"] == one.noted()["steps_per_epoch"]
         assert many.last["metrics"] == pytest.approx(one.last["metrics"], abs=1e-5)
+        assert facts["preflight"]["result"] == "passed"
+        assert facts["preflight"]["seconds"] > 0
         for mine, theirs in zip(many.of("epoch"), one.of("epoch"), strict=True):
             assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
+
+
+def test_preflight_leaves_no_trace(supervisor: Supervisor, digits: Path) -> None:
+    job = changed(ON_TWO, fit={"epochs": 1}, dataset={"npz": "ds_digits", "cache": False})
+    weights = []
+    for asked in (True, False):
+        done = supervisor.run(
+            with_strategy(job, kind="mirrored", preflight=asked), data=digits, run=f"preflight_{asked}"
+        )
+        assert ("preflight" in done.noted()) is asked
+        loaded = tf.saved_model.load(str(done.run_dir / "export"))
+        weights.append([variable.numpy() for variable in loaded.variables])
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [
+        ({"kind": "mirrored", "devices": ["CPU:0", "CPU:7"]}, "no device CPU:7"),
+        ({"kind": "one_device", "device": "GPU:0"}, "no device GPU:0"),
+        ({"kind": "mirrored", "cross_device_ops": "nccl"}, "between GPUs"),
+        ({"kind": "tpu"}, "TPU 'local'"),
+        ({"kind": "tpu", "name": "grpc://127.0.0.1:9"}, "TPU"),
+    ],
+    ids=["no_cpu", "no_gpu", "nccl", "tpu", "remote_tpu"],
+)
+def test_a_strategy_that_can_not_be_had_ends_the_job_in_words(
+    supervisor: Supervisor, digits: Path, strategy: dict[str, Any], says: str
+) -> None:
+    failed = supervisor.fail(with_strategy(ON_TWO, **strategy), data=digits)
+    assert failed["code"] == "strategy_unavailable"
+    assert says in failed["message"]
+    assert failed["hint"]

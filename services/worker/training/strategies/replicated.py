@@ -26,13 +26,19 @@ class ReplicatedStep(Step):
     """Steps on the replicas of ``opened``. Create it outside the strategy's scope: metrics are not mirrored."""
 
     def __init__(self, model: keras.Model, compiled: Compiled, opened: OpenStrategy) -> None:
+        if model.jit_compile is True:
+            raise TrainingFailed(
+                "strategy_unavailable",
+                f"XLA does not go with the strategy {opened.kind}: what replicas tell each other can't be compiled.",
+                "Leave devices.xla out, or leave strategy out.",
+            )
         super().__init__(model, compiled)
         self._opened = opened
         self._strategy: Any = opened.strategy
         self._slices = opened.slices
         self.own_randomness: list[str] = []
         if opened.replicas > 1:
-            _check(model, compiled, opened)
+            _check(model, compiled)
             self.own_randomness = global_layers.adapt(model)
             gradients.reduced_by_caller(model.optimizer)
 
@@ -106,13 +112,7 @@ class ReplicatedStep(Step):
         return tf.cast(loss, tf.float32) * (dealt["share"] * self._opened.replicas)
 
 
-def _check(model: keras.Model, compiled: Compiled, opened: OpenStrategy) -> None:
-    if model.jit_compile is True and any("CPU" in str(device) for device in opened.devices):
-        raise TrainingFailed(
-            "strategy_unavailable",
-            f"XLA does not go with {opened.kind} on logical CPUs: variables are on another device than the step.",
-            "Leave devices.xla out, or train on one device.",
-        )
+def _check(model: keras.Model, compiled: Compiled) -> None:
     if compiled.loss in _NOT_BY_ROW:
         raise model_invalid(
             "fit.loss",

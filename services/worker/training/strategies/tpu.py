@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from urllib.parse import urlsplit
+
 import tensorflow as tf
 
 from services.worker.training.failures import TrainingFailed, shorten
 from services.worker.training.strategies.opened import OpenStrategy
 from shared.specs import TpuStrategy
+
+CONNECT_SECONDS = 20.0
 
 
 def open(spec: TpuStrategy) -> OpenStrategy:
@@ -20,6 +25,7 @@ def open(spec: TpuStrategy) -> OpenStrategy:
             tpu=spec.name, zone=spec.zone, project=spec.project
         )
         if spec.name != "local":
+            _reach(resolver.master())
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
@@ -33,3 +39,9 @@ def open(spec: TpuStrategy) -> OpenStrategy:
         ) from error
     devices = tuple(str(device).removeprefix("/device:") for device in strategy.extended.worker_devices)
     return OpenStrategy(spec.kind, strategy, devices, {"tpu": spec.name})
+
+
+def _reach(address: str) -> None:
+    """TensorFlow waits for an address for ever; this raises OSError when nothing listens there."""
+    place = urlsplit(address if "//" in address else f"//{address}")
+    socket.create_connection((place.hostname or "", place.port or 8470), timeout=CONNECT_SECONDS).close()
