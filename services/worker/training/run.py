@@ -99,7 +99,7 @@ class Run:
         kept.begin(run_dir.kept, model, facts, golden, job=self.request.job_id)
         if opened.replicas > 1 and isinstance(job.strategy, Replicated) and job.strategy.preflight:
             self._stage("preflight")
-            self._preflight(job, data, code, steps, opened)
+            self._preflight(data, steps, compiled, opened)
         training = self._train(job, data, model, steps, run_dir)
         self.emit.note(weights=provenance.weights_digest(model))
         metrics = self._evaluate(data, steps, training, logits=compiled.logits)
@@ -172,17 +172,16 @@ class Run:
         if taken is not None:
             self.emit.note(memory=taken.facts())
 
-    def _preflight(
-        self, job: TrainJob, data: TrainingData, code: Code, steps: Steps, opened: OpenStrategy
-    ) -> None:
+    def _preflight(self, data: TrainingData, steps: Steps, compiled: Compiled, opened: OpenStrategy) -> None:
         from services.worker.training.strategies import preflight  # only jobs on replicas need it
 
-        def twin() -> Steps:
-            model = models.build(job.model, data, code)
-            compiled = compiling.compile_model(model, job.fit, data, heads.head_of(model))
-            return StreamedSteps(model, data.train, steps.order, compiled)
+        def on_one_device(model: keras.Model) -> Steps:
+            return StreamedSteps(model, data.rows_for_steps, steps.order, compiled)
 
-        self.emit.note(preflight=preflight.check(steps, opened, twin))
+        found = preflight.check(steps, opened, on_one_device)
+        self.emit.note(preflight=found)
+        if found["result"] == "skipped":
+            self.emit.warn("preflight_skipped", f"Preflight could not compare the replicas: {found['why']}.")
 
     def _train(
         self, job: TrainJob, data: TrainingData, model: keras.Model, steps: Steps, run_dir: RunDir

@@ -12,10 +12,12 @@ import tensorflow as tf
 
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.state import State
+from services.worker.training.steps import Steps
 from services.worker.training.strategies import mirrored, preflight
 from services.worker.training.strategies.opened import OpenStrategy
+from services.worker.training.streamed import StreamedSteps
 from shared.specs import MirroredStrategy
-from tests.training.strategies.equality import ONE, prepared
+from tests.training.strategies.equality import IMAGES, prepared
 
 DEVICES = ["CPU:0", "CPU:1"]
 
@@ -26,7 +28,11 @@ def two() -> OpenStrategy:
 
 def judged(opened: OpenStrategy, model: Callable[[], keras.Model]) -> dict[str, Any]:
     steps = prepared(opened, model=model())
-    return preflight.check(steps, opened, lambda: prepared(ONE, model=model(), streamed=True))
+    return preflight.check(steps, opened, on_one_device(steps))
+
+
+def on_one_device(steps: Steps) -> Callable[[keras.Model], Steps]:
+    return lambda copy: StreamedSteps(copy, IMAGES.train, steps.order, steps.step._compiled)
 
 
 class Broken(tf.distribute.ReductionToOneDevice):  # type: ignore[misc]
@@ -64,7 +70,7 @@ def test_sound_replicas_pass_and_everything_is_given_back() -> None:
     steps = prepared(opened)
     state = State(steps.model, steps, {})
     before = state.take()
-    facts = preflight.check(steps, opened, lambda: prepared(ONE, streamed=True))
+    facts = preflight.check(steps, opened, on_one_device(steps))
     assert facts["result"] == "passed"
     assert facts["steps"] == 3
     assert facts["seconds"] > 0

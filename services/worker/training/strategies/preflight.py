@@ -29,6 +29,7 @@ from services.worker.training.data.record import Array
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.state import State
 from services.worker.training.steps import Logs, Steps
+from services.worker.training.strategies import twin
 from services.worker.training.strategies.opened import OpenStrategy
 
 STEPS = 3
@@ -67,12 +68,14 @@ class _Outcome:
     state: dict[str, Array]
 
 
-def check(steps: Steps, opened: OpenStrategy, twin: Callable[[], Steps]) -> dict[str, Any]:
+def check(
+    steps: Steps, opened: OpenStrategy, on_one_device: Callable[[keras.Model], Steps]
+) -> dict[str, Any]:
     """Run the first steps on ``opened`` and on one device, and compare.
 
     Args:
         steps: as they will train, in their first state.
-        twin: makes the same steps on one device, outside of any strategy; its weights may be others.
+        on_one_device: the same steps of a copy of the model, outside of any strategy.
 
     Returns:
         What the job shows: result (``passed``, or ``skipped`` and why), steps, seconds, differences, tolerance.
@@ -90,14 +93,17 @@ def check(steps: Steps, opened: OpenStrategy, twin: Callable[[], Steps]) -> dict
     finally:
         mine.give_back(before)
         steps.reset()
-    with _random_state_kept():
-        try:
-            other = twin()
-            theirs = State(other.model, other, {})
+    try:
+        with _random_state_kept():
+            copy = twin.of(steps.model)
+            other = on_one_device(copy)
+            theirs = State(copy, other, {})
             theirs.give_back(before)
             one = _run(other, theirs, count)
-        except tf.errors.ResourceExhaustedError:
-            return facts | {"result": "skipped", "why": "one device has no room for the global batch"}
+    except twin.NoTwin as error:
+        return facts | {"result": "skipped", "why": f"the model can't be copied ({error})"}
+    except tf.errors.ResourceExhaustedError:
+        return facts | {"result": "skipped", "why": "one device has no room for the global batch"}
     facts["seconds"] = round(time.monotonic() - started, 3)
     if not _finite(one):  # the model diverges on any number of devices, which training itself will tell
         return facts | {"result": "skipped", "why": "the loss is not finite on one device either"}
