@@ -173,7 +173,7 @@ class Run:
             self.emit.note(memory=taken.facts())
 
     def _preflight(self, data: TrainingData, steps: Steps, compiled: Compiled, opened: OpenStrategy) -> None:
-        from services.worker.training.strategies import preflight  # only jobs on replicas need it
+        from services.worker.training import preflight  # only jobs on replicas need it
 
         def on_one_device(model: keras.Model) -> Steps:
             return StreamedSteps(model, data.rows_for_steps, steps.order, compiled)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from services.worker.training import preflight
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.state import State
 from services.worker.training.steps import Steps
-from services.worker.training.strategies import mirrored, preflight
+from services.worker.training.strategies import mirrored
 from services.worker.training.strategies.opened import OpenStrategy
 from services.worker.training.streamed import StreamedSteps
 from shared.specs import MirroredStrategy

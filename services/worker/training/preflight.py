@@ -25,11 +25,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from services.worker.training import twin
 from services.worker.training.data.record import Array
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.state import State
 from services.worker.training.steps import Logs, Steps
-from services.worker.training.strategies import twin
 from services.worker.training.strategies.opened import OpenStrategy
 
 STEPS = 3
