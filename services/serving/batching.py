@@ -35,6 +35,12 @@ class BatchingOptions:
     threads: int = 1
     allowed_sizes: tuple[int, ...] = ()  # a batch is filled up to the next of these
     pad: bool = False  # requests of unequal lengths share a batch, the shorter ones padded
+    largest_run: int = 0  # rows in one call, where requests may be larger and are split; 0: as max_batch_size
+
+    @property
+    def run_limit(self) -> int:
+        """The most rows of one call."""
+        return self.largest_run or self.max_batch_size
 
 
 @dataclass
@@ -55,6 +61,7 @@ class _Task:
 class _Batch:
     run: Callable[[list[_Task]], None]
     opened: float
+    options: BatchingOptions
     tasks: list[_Task] = field(default_factory=list)
     size: int = 0
 
@@ -69,24 +76,33 @@ class Scheduler:
         for number in range(options.threads):
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
-    def run(self, key: Hashable, task: _Task, execute: Callable[[list[_Task]], None]) -> None:
-        """Put ``task`` in the queue of ``key`` and wait until its batch has run.
+    def submit(
+        self, key: Hashable, task: _Task, execute: Callable[[list[_Task]], None], options: BatchingOptions
+    ) -> None:
+        """Put ``task`` in the queue of ``key``, whose limits are those of ``options``.
 
         Raises:
-            ServingError: UNAVAILABLE if the queue is full, DEADLINE_EXCEEDED, or the batch's own error.
+            ServingError: UNAVAILABLE if the queue is full.
         """
         with self._changed:
             queue = self._queues.setdefault(key, deque())
-            if not queue or queue[-1].size + task.size > self.options.max_batch_size:
-                if len(queue) >= self.options.max_enqueued_batches:
+            if not queue or queue[-1].size + task.size > options.run_limit:
+                if len(queue) >= options.max_enqueued_batches:
                     raise ServingError(
                         Code.UNAVAILABLE,
                         "The batch scheduling queue to which this task was submitted is full",
                     )
-                queue.append(_Batch(execute, time.monotonic()))
+                queue.append(_Batch(execute, time.monotonic(), options))
             queue[-1].tasks.append(task)
             queue[-1].size += task.size
             self._changed.notify()
+
+    def wait(self, task: _Task) -> None:
+        """Until the batch of ``task`` has run.
+
+        Raises:
+            ServingError: DEADLINE_EXCEEDED, or the batch's own error.
+        """
         left = task.deadline - time.monotonic()
         if not task.done.wait(None if math.isinf(left) else max(0.0, left)):
             with self._changed:
@@ -126,7 +142,7 @@ class Scheduler:
         ready = [
             (queue[0].opened, number, key)
             for number, (key, queue) in enumerate(self._queues.items())
-            if len(queue) > 1 or queue[0].size >= self.options.max_batch_size or self._due(queue[0]) <= now
+            if len(queue) > 1 or queue[0].size >= queue[0].options.run_limit or self._due(queue[0]) <= now
         ]
         if not ready:
             return None
@@ -144,13 +160,19 @@ class Scheduler:
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _due(self, batch: _Batch) -> float:
-        return batch.opened + self.options.timeout_seconds
+        return batch.opened + batch.options.timeout_seconds
 
 
 class BatchedServable:
-    """A ``Servable`` whose calls run in batches. ``limit``: seconds for a call that says nothing of its own."""
+    """A ``Servable`` whose calls run in batches. ``limit``: seconds for a call that says nothing of its own.
 
-    def __init__(self, inner: Servable, scheduler: Scheduler, limit: float) -> None:
+    ``options``: the version's own; its threads are the scheduler's all the same.
+    """
+
+    def __init__(
+        self, inner: Servable, scheduler: Scheduler, limit: float, options: BatchingOptions | None = None
+    ) -> None:
+        self._options = options or scheduler.options
         self._inner = inner
         self._scheduler = scheduler
         self._limit = limit
@@ -173,30 +195,57 @@ class BatchedServable:
         only: Sequence[str] = (),
     ) -> dict[str, Array]:
         """See ``Servable.run``."""
-        size = _rows(inputs)
-        options = self._scheduler.options
+        size = rows_of(inputs)
+        options = self._options
         if size > options.max_batch_size:
             raise invalid_argument(
                 f"Task size {size} is larger than maximum input batch size {options.max_batch_size}"
             )
         deadline = time.monotonic() + (self._limit if timeout is None else timeout)
-        task = _Task(inputs, size, deadline)
         like = tuple(array.ndim if options.pad else array.shape[1:] for array in inputs.values())
-        self._scheduler.run(
-            (self._number, signature.name, like), task, lambda tasks: self._execute(signature, tasks)
-        )
-        return {alias: task.outputs[alias] for alias in only or signature.outputs}
+        tasks = [
+            _Task(
+                {alias: array[at : at + options.run_limit] for alias, array in inputs.items()}, part, deadline
+            )
+            for at, part in _parts(size, options.run_limit)
+        ]
+        submitted: list[_Task] = []
+        try:
+            for task in tasks:
+                self._scheduler.submit(
+                    (self._number, signature.name, like),
+                    task,
+                    lambda batch: self._execute(signature, batch),
+                    options,
+                )
+                submitted.append(task)
+        finally:
+            # Also when a later part was refused: nothing of a request may run on when the request is over.
+            errors = [error for task in submitted if (error := self._outcome(task)) is not None]
+        if errors:
+            raise errors[0]
+        names = only or tuple(signature.outputs)
+        if len(tasks) == 1:
+            return {alias: tasks[0].outputs[alias] for alias in names}
+        return {alias: np.concatenate([task.outputs[alias] for task in tasks]) for alias in names}
+
+    def _outcome(self, task: _Task) -> ServingError | None:
+        try:
+            self._scheduler.wait(task)
+        except ServingError as error:
+            return error
+        return None
 
     def _execute(self, signature: Signature, tasks: list[_Task]) -> None:
         sizes = [task.size for task in tasks]
         total = sum(sizes)
-        filled = next((size for size in self._scheduler.options.allowed_sizes if size >= total), total)
-        joined = {
-            alias: _joined([task.inputs[alias] for task in tasks], filled - total)
+        filled = next((size for size in self._options.allowed_sizes if size >= total), total)
+        whole = {
+            alias: joined([task.inputs[alias] for task in tasks], filled - total)
             for alias in signature.inputs
         }
         left = max(task.deadline for task in tasks) - time.monotonic()
-        outputs = self._inner.run(signature, joined, timeout=max(left, 0.001))
+        outputs = self._inner.run(signature, whole, timeout=max(left, 0.001))
         for alias, array in outputs.items():
             if array.ndim == 0 or array.shape[0] != filled:
                 raise ServingError(
@@ -213,7 +262,12 @@ class BatchedServable:
         self._inner.close()
 
 
-def _rows(inputs: Mapping[str, Array]) -> int:
+def _parts(size: int, limit: int) -> list[tuple[int, int]]:
+    """Where the parts of a request begin, and their sizes; a request of no rows is one part."""
+    return [(at, min(limit, size - at)) for at in range(0, size, limit)] or [(0, size)]
+
+
+def rows_of(inputs: Mapping[str, Array]) -> int:
     if any(array.ndim == 0 for array in inputs.values()):
         raise invalid_argument("Batching Run() input tensors must have at least one dimension")
     sizes = {array.shape[0] for array in inputs.values()}
@@ -222,7 +276,7 @@ def _rows(inputs: Mapping[str, Array]) -> int:
     return int(sizes.pop())
 
 
-def _joined(arrays: Sequence[Array], more: int) -> Array:
+def joined(arrays: Sequence[Array], more: int) -> Array:
     """All rows, the last one ``more`` times again; shorter rows are padded with their array's first value."""
     longest = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
     padded = [array if array.shape[1:] == longest else _padded(array, longest) for array in arrays]

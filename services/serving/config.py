@@ -209,10 +209,14 @@ def parse_batching_config(text: str, cores: int) -> BatchingOptions:
             raise ConfigError(f"{name} must be at least {least}, not {value}")
         return value
 
-    if given.enable_large_batch_splitting.value:
-        raise ConfigError("enable_large_batch_splitting is not supported")
+    largest = number("max_batch_size", 1000, 1)
+    execution = number("max_execution_batch_size", largest, 1)
+    splitting = bool(given.enable_large_batch_splitting.value)
+    if splitting and execution > largest:
+        raise ConfigError("max_execution_batch_size can't be more than max_batch_size")
     options = BatchingOptions(
-        max_batch_size=number("max_batch_size", 1000, 1),
+        max_batch_size=largest,
+        largest_run=execution if splitting else 0,
         timeout_seconds=number("batch_timeout_micros", 0, 0) / 1e6,
         max_enqueued_batches=number("max_enqueued_batches", 10, 1),
         threads=number("num_batch_threads", cores, 1),
@@ -220,6 +224,9 @@ def parse_batching_config(text: str, cores: int) -> BatchingOptions:
         pad=given.pad_variable_length_inputs,
     )
     sizes = options.allowed_sizes
-    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != options.max_batch_size):
-        raise ConfigError("allowed_batch_sizes must increase, and end with max_batch_size")
+    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != options.run_limit):
+        raise ConfigError(
+            "allowed_batch_sizes must increase, and end with max_batch_size (max_execution_batch_size with"
+            " enable_large_batch_splitting)"
+        )
     return options

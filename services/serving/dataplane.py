@@ -8,11 +8,13 @@ from typing import Any
 
 from services.serving.decode import decode_predict, require_object, signature_name
 from services.serving.encode import encode_predict
-from services.serving.errors import invalid_argument
+from services.serving.errors import ServingError, invalid_argument
 from services.serving.examples import decode_examples
 from services.serving.inference import Inference, Target, check_names
 from services.serving.json_reader import read_json
+from services.serving.litert import LitertServable
 from services.serving.manager import ModelManager, VersionStatus
+from services.serving.plain import block_of, read_plain
 from services.serving.scoring import classes_json, values_json
 from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature
 from services.serving.trace import Trace
@@ -41,6 +43,9 @@ class Dataplane:
         Raises:
             ServingError: with the code and text for the caller.
         """
+        answer = self._plain(target, body, trace, only_quick=False)
+        if answer is not None:
+            return answer
         document = require_object(read_json(body))
         asked = signature_name(document)
         with self._manager.acquire(target.model, target.version, target.label) as harness:
@@ -52,6 +57,31 @@ class Dataplane:
             with trace.running():
                 outputs = harness.servable.run(signature, inputs.arrays)
         return Answer(encode_predict(outputs, inputs.format), harness.version)
+
+    def predict_quickly(self, target: Target, body: bytes, trace: Trace) -> Answer | None:
+        """What ``predict`` answers, if that takes well below a millisecond or two; None: call ``predict``."""
+        return self._plain(target, body, trace, only_quick=True)
+
+    def _plain(self, target: Target, body: bytes, trace: Trace, *, only_quick: bool) -> Answer | None:
+        """Answer a body that is one block of numbers. Nothing is refused here: None means, look closer."""
+        try:
+            harness = self._manager.acquire(target.model, target.version, target.label)
+        except ServingError:
+            return None
+        with harness:
+            servable = harness.servable
+            if only_quick and not (isinstance(servable, LitertServable) and servable.quick):
+                return None
+            signature = servable.signatures.get(DEFAULT_SIGNATURE)
+            spec = None if signature is None else block_of(signature)
+            found = None if spec is None else read_plain(body, spec)
+            if signature is None or found is None:
+                return None
+            layout, array = found
+            trace.version, trace.signature = harness.version, signature.name
+            with trace.running():
+                outputs = servable.run(signature, dict.fromkeys(signature.inputs, array))
+            return Answer(encode_predict(outputs, layout), harness.version)
 
     def classify(self, target: Target, body: bytes, trace: Trace) -> Answer:
         """Run one JSON classify request. Here the whole body is read before the model is looked up.

@@ -25,6 +25,20 @@ from services.serving.integrity import missing_part
 from services.serving.shapes import check_shapes, is_brittle
 from services.serving.signature import Array, Signature, TensorSpec
 
+# What a graph does that answers otherwise when it is asked again, or leaves something behind.
+_STATEFUL = (
+    "Assign",
+    "Scatter",
+    "Random",
+    "Multinomial",
+    "StatefulUniform",
+    "StatefulStandard",
+    "StatefulTruncated",
+    "LookupTableInsert",
+    "Queue",
+    "Stack",
+    "PyFunc",
+)
 _VARIABLE_OPS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _import_lock = threading.Lock()
 _tensorflow: Any = None
@@ -67,12 +81,13 @@ class SavedModel:
         self._options = options
         self._callables: dict[str, Any] = {}
         self._brittle = is_brittle({node.op for node in _nodes(meta_graph)})
+        self.stateless = not any(part in op for op in _asked_ops(meta_graph) for part in _STATEFUL)
         self.signatures: Mapping[str, Signature] = MappingProxyType(_signatures(meta_graph))
         self.signature_def_json: Mapping[str, Any] = MappingProxyType(_as_json(meta_graph))
         # Made now, not at the first request: pruning a graph takes milliseconds, and a signature that can't
         # run should say so in the log of the load.
         for signature in self.signatures.values():
-            if signature.inputs and signature.outputs:
+            if signature.outputs:
                 self._callables[signature.name] = self._make_callable(signature)
 
     def _make_callable(self, signature: Signature) -> Any:
@@ -110,9 +125,7 @@ class SavedModel:
             check_shapes(signature, inputs)
         target = self._callables.get(signature.name)
         if target is None:
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f"Signature {signature.name} has no inputs or no outputs to run"
-            )
+            raise ServingError(Code.INVALID_ARGUMENT, "Must specify at least one target to fetch or execute.")
         if isinstance(target, ServingError):
             raise target
         names = only or tuple(signature.outputs)
@@ -223,6 +236,13 @@ def _nodes(meta_graph: Any) -> list[Any]:
     """All nodes of the graph and of its functions."""
     graph = meta_graph.graph_def
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
+def _asked_ops(meta_graph: Any) -> set[str]:
+    """The op types of all that requests may reach: not of the functions that restored the variables."""
+    graph = meta_graph.graph_def
+    functions = (one for one in graph.library.function if "traced_restore" not in one.signature.name)
+    return {node.op for node in graph.node} | {node.op for one in functions for node in one.node_def}
 
 
 def _signatures(meta_graph: Any) -> dict[str, Signature]:

@@ -19,7 +19,6 @@ from services.serving.labels import LabelRule
 
 # TensorFlow Serving's flags that ask for something not done here, with the values that ask for nothing.
 _NOT_DONE: Mapping[str, tuple[str, ...]] = {
-    "enable_per_model_batching_parameters": ("false",),
     "platform_config_file": ("",),
     "prefer_tflite_model": ("false",),
     "mixed_precision": ("",),
@@ -42,6 +41,7 @@ _WITHOUT_EFFECT = (
 _GRPC_PORT = 8500
 _REST_PORT = 8501
 _BATCHING_THREADS = 64
+_THREADS = 16  # fewer could not gather a batch
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Options:
     gpu_memory_fraction: float
     batching: bool
     batching_file: Path | None
+    per_model_batching: bool
     label_rule: LabelRule
 
 
@@ -141,7 +142,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         load_threads=max(1, given.num_load_threads),
         timeout_ms=max(0, given.rest_api_timeout_in_ms),
         # Requests wait for their batch in a thread each.
-        threads=given.rest_api_num_threads or (_BATCHING_THREADS if given.enable_batching else 2 * cores),
+        threads=given.rest_api_num_threads
+        or (_BATCHING_THREADS if given.enable_batching else max(_THREADS, 4 * cores)),
         cors=given.rest_api_enable_cors_support,
         intra_op_threads=given.tensorflow_intra_op_parallelism or given.tensorflow_session_parallelism,
         inter_op_threads=given.tensorflow_inter_op_parallelism or given.tensorflow_session_parallelism,
@@ -154,6 +156,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         gpu_memory_fraction=given.per_process_gpu_memory_fraction,
         batching=given.enable_batching,
         batching_file=given.batching_parameters_file,
+        per_model_batching=given.enable_per_model_batching_parameters,
         label_rule=_label_rule(given),
     )
 
@@ -264,7 +267,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--load_retry_interval_micros", type=int, default=60_000_000, help="(default %(default)s)")
     add("--num_load_threads", type=int, default=2, help="loads at one time (default %(default)s)")
     add("--rest_api_timeout_in_ms", type=int, default=30_000, help="limit for one call of a graph")
-    add("--rest_api_num_threads", type=int, default=0, help="predictions at one time; 0: twice the cores")
+    add(
+        "--rest_api_num_threads", type=int, default=0, help="predictions at one time; 0: four times the cores"
+    )
     flag("--rest_api_enable_cors_support", help="allow requests from pages of other origins")
     add(
         "--tensorflow_intra_op_parallelism", type=int, default=0, help="threads within an operation; 0: cores"
@@ -300,6 +305,10 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--tensorflow_session_config_file", type=_path, help="text proto ConfigProto for sessions")
     add("--per_process_gpu_memory_fraction", type=float, default=0, help="0: TensorFlow decides")
     flag("--enable_batching", help="run requests that arrive together as one")
+    flag(
+        "--enable_per_model_batching_parameters",
+        help="batch the versions whose folder has a batching_params.pbtxt, by that",
+    )
     add("--batching_parameters_file", type=_path, help="text proto BatchingParameters")
     flag(
         "--allow_version_labels_for_unavailable_models",

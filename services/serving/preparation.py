@@ -15,7 +15,7 @@ def prepared(
     load: Callable[[str], Servable],
     steps: Sequence[Step],
     telemetry: Telemetry,
-    wrap: Callable[[Servable], Servable] = lambda servable: servable,
+    wrap: Callable[[Servable, str], Servable] = lambda servable, _: servable,
 ) -> Callable[[str], Servable]:
     """A loader that passes each loaded version, with its folder, through ``steps``, and counts the loads.
 
@@ -36,6 +36,6 @@ def prepared(
             ok = True
         finally:
             telemetry.loaded(path, time.monotonic() - began, ok=ok)
-        return wrap(servable)
+        return wrap(servable, path)
 
     return run

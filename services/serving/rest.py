@@ -144,6 +144,11 @@ class RestApp:
             return self._look_up(route)
         body = await _read(receive)
         trace.request_bytes = len(body)
+        if route.verb == "predict" and len(body) <= _QUICK_BYTES and not _is_gzip(headers):
+            # A hop to another thread would cost more than such a call.
+            answer = self._dataplane.predict_quickly(route.target, body, trace)
+            if answer is not None:
+                return answer.body
         return (await self._in_pool(route, body, headers, trace)).body
 
     async def _metrics(self, path: str, send: Send) -> None:
@@ -176,6 +181,8 @@ class RestApp:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+# A body of this size is read and answered in a millisecond or two.
+_QUICK_BYTES = 2**20
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain")
 _POOLED = frozenset({"predict", "classify", "regress"})
@@ -196,9 +203,13 @@ async def _read(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _is_gzip(headers: Headers) -> bool:
+    return any(name == b"content-encoding" and b"gzip" in value for name, value in headers)
+
+
 def _inflate(body: bytes, headers: Headers) -> bytes:
     """The body without its gzip coding. A broken or oversized one is an empty body, as in TensorFlow Serving."""
-    if not any(name == b"content-encoding" and b"gzip" in value for name, value in headers):
+    if not _is_gzip(headers):
         return body
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
+from services.serving.adaptive import AdaptiveServable, batchable
 from services.serving.batching import BatchedServable, Scheduler
 from services.serving.config import (
     ModelConfig,
@@ -26,8 +27,10 @@ from services.serving.config import (
     parse_ssl_config,
 )
 from services.serving.dataplane import Dataplane
+from services.serving.errors import Code, ServingError
 from services.serving.labels import CheckLabels, check_labels
-from services.serving.loader import LoaderOptions, import_tensorflow, load_saved_model
+from services.serving.litert import with_litert
+from services.serving.loader import LoaderOptions, SavedModel, import_tensorflow, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
 from services.serving.options import Options, parse_options
 from services.serving.preparation import Step, prepared
@@ -105,7 +108,7 @@ def _manager(
     options: Options,
     telemetry: Telemetry,
     loader_options: LoaderOptions,
-    wrap: Callable[[Servable], Servable],
+    wrap: Callable[[Servable, str], Servable],
 ) -> ModelManager:
     return ModelManager(
         prepared(
@@ -140,14 +143,33 @@ def _metrics_path(options: Options) -> str | None:
     return _read(file, parse_monitoring_config) if file else None
 
 
-def _batching(options: Options) -> Callable[[Servable], Servable]:
-    """What makes a version's calls run in batches, or leaves it alone."""
+def _batching(options: Options) -> Callable[[Servable, str], Servable]:
+    """What is put in front of a version that is ready: LiteRT where it can, and batches."""
+    limit = options.timeout_ms / 1000 if options.timeout_ms else math.inf
     if not options.batching:
-        return lambda servable: servable
+        places = os.cpu_count() or 1
+        return lambda servable, path: with_litert(_adaptive(servable, places, limit), path)
     read = partial(parse_batching_config, cores=os.cpu_count() or 1)
     scheduler = Scheduler(read("") if options.batching_file is None else _read(options.batching_file, read))
-    limit = options.timeout_ms / 1000 if options.timeout_ms else math.inf
-    return lambda servable: BatchedServable(servable, scheduler, limit)
+
+    def wrap(servable: Servable, path: str) -> Servable:
+        quick = with_litert(servable, path)
+        if not options.per_model_batching:
+            return BatchedServable(quick, scheduler, limit)
+        file = Path(path) / "batching_params.pbtxt"
+        if not file.exists():
+            return quick
+        try:
+            return BatchedServable(quick, scheduler, limit, _read(file, read))
+        except ConfigError as error:
+            raise ServingError(Code.INVALID_ARGUMENT, str(error)) from None
+
+    return wrap
+
+
+def _adaptive(servable: Servable, places: int, limit: float) -> Servable:
+    names = batchable(servable) if isinstance(servable, SavedModel) and servable.stateless else frozenset()
+    return AdaptiveServable(servable, names, places=places, limit=limit) if names else servable
 
 
 def _read(file: Path, parse: Callable[[str], T]) -> T:

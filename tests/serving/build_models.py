@@ -6,6 +6,8 @@ copied or renamed into place.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,34 @@ class Examples(tf.Module):
         return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32)})["x"]
 
 
+class Dense(tf.Module):
+    """A layer that LiteRT can run: y = relu(x w + b)."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.kernel = tf.Variable(tf.reshape(tf.range(12.0) / 10.0, [4, 3]))
+        self.bias = tf.Variable(tf.fill([3], bias))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: Any) -> dict[str, Any]:
+        return {"y": tf.nn.relu(tf.matmul(x, self.kernel) + self.bias)}
+
+
+def save_with_litert(target: Path, bias: float, litert_bias: float) -> None:
+    """A version with a LiteRT model beside it, as publishing lays it out."""
+    dense = Dense(litert_bias)
+    tf.saved_model.save(dense, str(target), signatures=dense.__call__)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(target), signature_keys=["serving_default"])
+    content = converter.convert()
+    dense.bias.assign(tf.fill([3], bias))
+    tf.saved_model.save(dense, str(target), signatures=dense.__call__)
+    folder = target / "assets.extra" / "modelyard"
+    (folder / "litert").mkdir(parents=True)
+    (folder / "litert" / "model.tflite").write_bytes(content)
+    one = {"file": "litert/model.tflite", "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "litert.json").write_text(json.dumps({"format": 1, "signatures": {"serving_default": one}}))
+
+
 class Image(tf.Module):
     """Mean brightness of an encoded image. An empty text is no image."""
 
@@ -194,6 +224,8 @@ def main(target: Path) -> None:
     )
     image = Image()
     tf.saved_model.save(image, str(target / "image"), signatures=image.__call__)
+    save_with_litert(target / "litert", 0.5, 0.5)
+    save_with_litert(target / "other_litert", 0.5, 0.75)
     (target / "warmups").mkdir()
     write_warmups(target / "warmups")
     save_without_a_variable(target / "without_a_variable")

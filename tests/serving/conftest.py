@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WORKING = ("half_plus_two", "mixed", "kinds", "examples", "image")
+WORKING = ("half_plus_two", "mixed", "kinds", "examples", "image", "litert", "other_litert")
 WARM = ("good", "failing", "streamed", "garbage")  # the examples model, each with other warm-up records
 
 

@@ -112,6 +112,32 @@ def test_padding_fills_with_the_first_value() -> None:
     assert bench.adder.shapes == [(2, 3)]
 
 
+def test_a_large_request_is_split_over_calls() -> None:
+    bench = Bench(max_batch_size=10, largest_run=4)
+    (answer,) = bench.together(rows(*range(7)))
+    assert answer["y"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert bench.adder.shapes == [(4,), (3,)]
+    with pytest.raises(ServingError, match="Task size 11 is larger than maximum input batch size 10"):
+        bench.call(rows(*range(11)))
+
+
+def test_a_split_request_that_finds_the_queue_full_leaves_nothing_running() -> None:
+    bench = Bench(max_batch_size=10, largest_run=2, max_enqueued_batches=2, timeout_seconds=0.3)
+    with pytest.raises(ServingError, match="queue to which this task was submitted is full"):
+        bench.call(rows(*range(10)))
+    time.sleep(0.4)
+    assert sum(shape[0] for shape in bench.adder.shapes) in (0, 4, 6, 8)
+    assert bench.call(rows(1))["y"].tolist() == [2]
+
+
+def test_splitting_by_configuration() -> None:
+    text = (
+        "max_batch_size { value: 8 } max_execution_batch_size { value: 4 }"
+        " enable_large_batch_splitting { value: true } allowed_batch_sizes: 4"
+    )
+    assert parse_batching_config(text, 1).run_limit == 4
+
+
 def test_a_batch_is_filled_up_to_an_allowed_size() -> None:
     bench = Bench(allowed_sizes=(2, 4))
     (answer,) = bench.together(rows(1, 2, 3))
@@ -211,7 +237,8 @@ def test_batching_config() -> None:
         "max_batch_size { value: 0 }",
         "max_batch_size { value: 8 } allowed_batch_sizes: 4",
         "max_batch_size { value: 4 } allowed_batch_sizes: 8 allowed_batch_sizes: 4",
-        "enable_large_batch_splitting { value: true }",
+        "max_batch_size { value: 4 } max_execution_batch_size { value: 8 }"
+        " enable_large_batch_splitting { value: true }",
     ],
 )
 def test_unusable_batching_config(text: str) -> None:

@@ -1,0 +1,222 @@
+"""A published version's LiteRT model beside its SavedModel: the same answers, an order of magnitude sooner.
+
+``assets.extra/modelyard/litert.json`` says which signatures the file next to it has, and its SHA-256. It is used for
+the default signature, if on trial inputs it answers as the SavedModel does; for anything else (other shapes, NaN,
+errors, other signatures) the SavedModel answers as if it were alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from services.serving.errors import ServingError
+from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature, TensorSpec
+
+log = logging.getLogger("serving.litert")
+
+_FOLDER = os.path.join("assets.extra", "modelyard")
+# Where answers may differ: both are float32, in another order of additions.
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-5
+_TRIAL_ROWS = (1, 3)
+_MOST_ROWS = 256  # more is worth TensorFlow's several threads
+# Interpreters are kept per batch size, for re-planning one costs half a millisecond. Each holds its own weights.
+_KEPT_BYTES, _MOST_KEPT = 64 * 2**20, 16
+_QUICK_SECONDS = 0.002
+
+
+class LitertSignature:
+    """One signature of a LiteRT model, for float32 batches. Safe to call from many threads.
+
+    Raises:
+        ValueError, RuntimeError: the file is no model that has it.
+    """
+
+    def __init__(self, content: bytes, signature: Signature) -> None:
+        self._content = content
+        (self.alias,) = signature.inputs
+        self._inner = tuple(signature.inputs[self.alias].shape or ())[1:]
+        interpreter = _interpreter(content)
+        runner = interpreter.get_signature_runner(signature.name)
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        (first,) = interpreter.get_input_details()
+        if set(inputs) != {self.alias} or set(outputs) != set(signature.outputs):
+            raise ValueError("its inputs or outputs have other names")
+        if inputs[self.alias]["name"] != first["name"]:
+            raise ValueError("the signature is not its first")
+        if inputs[self.alias]["dtype"] is not np.float32:
+            raise ValueError("its input is not float32")
+        self._input = int(first["index"])
+        self._outputs = {alias: int(outputs[alias]["index"]) for alias in signature.outputs}
+        self._lock = threading.Lock()
+        self._idle: list[tuple[int, Any]] = []  # batch size and interpreter, the one used last at the end
+        self._kept = max(1, min(_MOST_KEPT, _KEPT_BYTES // max(1, len(content))))
+
+    def fits(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether these are values that LiteRT must answer as TensorFlow does."""
+        array = inputs[self.alias]
+        return (
+            array.ndim == len(self._inner) + 1
+            and array.shape[1:] == self._inner
+            and 1 <= array.shape[0] <= _MOST_ROWS
+            and _is_finite(array)
+        )
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by alias for inputs that fit.
+
+        Raises:
+            RuntimeError, ValueError: the interpreter gave up.
+        """
+        array = np.ascontiguousarray(inputs[self.alias], np.float32)
+        rows, interpreter = self._take(array.shape[0])
+        if rows != array.shape[0]:
+            interpreter.resize_tensor_input(self._input, array.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(self._input, array)
+        interpreter.invoke()
+        outputs = {alias: interpreter.get_tensor(index) for alias, index in self._outputs.items()}
+        with self._lock:  # one that has failed is not given back
+            self._idle.append((array.shape[0], interpreter))
+            if len(self._idle) > self._kept:
+                del self._idle[0]
+        return outputs
+
+    def _take(self, rows: int) -> tuple[int, Any]:
+        with self._lock:
+            for place in range(len(self._idle) - 1, -1, -1):
+                if self._idle[place][0] == rows:
+                    return self._idle.pop(place)
+            if len(self._idle) >= self._kept:
+                return self._idle.pop(0)
+        return 0, _interpreter(self._content)
+
+
+class LitertServable:
+    """A ``Servable`` whose default signature runs on LiteRT wherever that is right."""
+
+    def __init__(self, inner: Servable, litert: LitertSignature, *, quick: bool) -> None:
+        self._inner = inner
+        self._litert = litert
+        self.quick = quick  # a small batch takes less time than handing it to another thread is worth
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return self._inner.signatures
+
+    @property
+    def signature_def_json(self) -> Mapping[str, Any]:
+        return self._inner.signature_def_json
+
+    def run(
+        self,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        *,
+        timeout: float | None = None,
+        only: Sequence[str] = (),
+    ) -> dict[str, Array]:
+        """See ``Servable.run``."""
+        if signature.name == DEFAULT_SIGNATURE and self._litert.fits(inputs):
+            try:
+                outputs = self._litert.run(inputs)
+            except (RuntimeError, ValueError) as error:
+                log.warning("LiteRT gave up, TensorFlow answers: %s", error)
+            else:
+                return {alias: outputs[alias] for alias in only} if only else outputs
+        return self._inner.run(signature, inputs, timeout=timeout, only=only)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._inner.close()
+
+
+def with_litert(servable: Servable, path: str) -> Servable:
+    """``servable`` with the LiteRT model of its folder ``path`` in front, if there is one and it agrees."""
+    signature = servable.signatures.get(DEFAULT_SIGNATURE)
+    try:
+        content = _read(path)
+        if content is None or signature is None or not _is_float_batch(signature):
+            return servable
+        litert = LitertSignature(content, signature)
+        seconds = _try(servable, signature, litert)
+    except (ImportError, OSError, ValueError, KeyError, TypeError, RuntimeError, ServingError) as error:
+        log.warning("%s: its LiteRT model is not used: %s", path, error)
+        return servable
+    log.info("%s: %s runs on LiteRT (%.2f ms a row)", path, DEFAULT_SIGNATURE, seconds * 1000)
+    return LitertServable(servable, litert, quick=seconds < _QUICK_SECONDS)
+
+
+def _read(path: str) -> bytes | None:
+    folder = os.path.join(path, _FOLDER)
+    try:
+        with open(os.path.join(folder, "litert.json"), "rb") as file:
+            described = json.load(file)["signatures"].get(DEFAULT_SIGNATURE)
+    except FileNotFoundError:
+        return None
+    if described is None:
+        return None
+    name = os.path.normpath(str(described["file"]))
+    if os.path.isabs(name) or name.startswith(".."):
+        raise ValueError(f"it can't lie at {name}")
+    with open(os.path.join(folder, name), "rb") as file:
+        content = file.read()
+    if hashlib.sha256(content).hexdigest() != described["sha256"]:
+        raise ValueError(f"{name} is not the file that litert.json describes")
+    return content
+
+
+def _is_float_batch(signature: Signature) -> bool:
+    def fits(spec: TensorSpec) -> bool:
+        return spec.dtype == "float" and bool(spec.shape) and (spec.shape or (0,))[0] == -1
+
+    inputs = list(signature.inputs.values())
+    inner = (inputs[0].shape or ())[1:] if len(inputs) == 1 else (-1,)
+    return all(size > 0 for size in inner) and all(map(fits, [*inputs, *signature.outputs.values()]))
+
+
+def _try(servable: Servable, signature: Signature, litert: LitertSignature) -> float:
+    """Compare both on made-up rows; the seconds that LiteRT takes for one.
+
+    Raises:
+        ValueError: they differ.
+        ServingError: TensorFlow refuses the rows.
+    """
+    random = np.random.default_rng(0)
+    shape = (signature.inputs[litert.alias].shape or ())[1:]
+    best = math.inf
+    for rows in _TRIAL_ROWS:
+        inputs = {litert.alias: random.uniform(0.0, 1.0, (rows, *shape)).astype(np.float32)}
+        expected = servable.run(signature, inputs)
+        for _ in range(3):
+            began = time.perf_counter()
+            found = litert.run(inputs)
+            best = min(best, (time.perf_counter() - began) / rows)
+        for alias, array in expected.items():
+            if found[alias].shape != array.shape or not np.allclose(
+                found[alias], array, rtol=_RELATIVE, atol=_ABSOLUTE
+            ):
+                raise ValueError(f"output {alias} differs from the SavedModel's for {rows} rows")
+    return best
+
+
+def _is_finite(array: Array) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(float(array.sum()))  # a sum that overflows says no as well, which does no harm
+
+
+def _interpreter(content: bytes) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
