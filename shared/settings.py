@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -64,6 +65,14 @@ class Settings(BaseSettings):
         description="Folders whose SavedModels may be loaded for fine-tuning, separated by ':'. Loading one runs its "
         "operations. Default: none.",
     )
+    allowed_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Beginnings of addresses that datasets may be fetched from, separated by white space: "
+        "https://data.example.org/sets/. Default: none.",
+    )
+    allow_private_urls: bool = Field(
+        False, description="Fetch from loopback and private addresses too, where allowed_urls has them."
+    )
     slots: int = Field(1, ge=1, le=64, description="Jobs a worker runs at once.")
     lease_seconds: float = Field(
         30.0, gt=0, description="A running job not heard of for so long is run again."
@@ -88,6 +97,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(part).expanduser().resolve() for part in value.split(":") if part)
         return value
+
+    @field_validator("allowed_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        found = tuple(value.split()) if isinstance(value, str) else value
+        for url in found if isinstance(found, tuple) else ():
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url!r} does not begin with http:// or https:// and a host")
+        return found
 
     @property
     def paths(self) -> Home:

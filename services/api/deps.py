@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Query, Request
 
 from services.api.model_server import ModelServer
+from services.api.remote_files import RemoteFiles
 from services.api.resources import Resources
 from services.api.submission import Submission
 from services.api.uploads import Uploads
@@ -31,6 +32,10 @@ async def _store(request: Request) -> Store:
 
 async def _submission(request: Request) -> Submission:
     return resources_of(request).submission
+
+
+async def _remote_files(request: Request) -> RemoteFiles:
+    return RemoteFiles(resources_of(request).settings)
 
 
 async def _uploads(request: Request) -> Uploads:
@@ -75,6 +80,7 @@ ResourcesDep = Annotated[Resources, Depends(_resources)]
 StoreDep = Annotated[Store, Depends(_store)]
 SubmissionDep = Annotated[Submission, Depends(_submission)]
 UploadsDep = Annotated[Uploads, Depends(_uploads)]
+RemoteFilesDep = Annotated[RemoteFiles, Depends(_remote_files)]
 ModelServerDep = Annotated[ModelServer, Depends(_model_server)]
 RawBody = Annotated[bytes, Depends(_raw_body)]
 JobId = Annotated[str, Depends(_job_id)]

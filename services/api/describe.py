@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter
 
 from services.api.errors import PROBLEM_JSON
+from services.api.remote_files import DatasetSource
 from services.api.requests import RetryRequest, RollbackRequest
 from shared.specs import JOB
 from shared.specs.traffic import LabelRoute
@@ -26,6 +27,7 @@ from shared.views import (
 _REF = "#/components/schemas/{model}"
 # Models that routes name by reference only, so that FastAPI does not find them itself.
 _REFERENCED: tuple[type[BaseModel], ...] = (
+    DatasetSource,
     EventList,
     EventView,
     JobView,
