@@ -120,7 +120,8 @@ class RemoteFiles:
                 f"{url[:200]!r} is not an address that the operator allows.",
                 code="url_not_allowed",
                 field="url",
-                hint="Upload the file, or have the operator allow the beginning of its address (MODELYARD_ALLOWED_URLS).",
+                hint="Upload the file, or have the operator allow the beginning of its address "
+                "(MODELYARD_ALLOWED_URLS).",
             )
         return str(asked.hostname), int(place[2] or 0), asked.scheme
 
