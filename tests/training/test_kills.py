@@ -1,4 +1,4 @@
-"""SIGKILL at twenty points drawn by a seed: the end must be that of a run which nothing happened to, bit by bit."""
+"""SIGKILL at ten points drawn by a seed, and ten others: the end must be that of a run which nothing happened to."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -60,6 +61,25 @@ SCHEDULED = [
     },
     {"name": "CSVLogger", "params": {"filename": "log.csv", "separator": ";"}},
 ]
+
+
+AVERAGING = {"name": "SGD", "params": {"momentum": 0.9, "use_ema": True}}
+
+
+def normalized() -> keras.Model:
+    """BatchNormalization has statistics on each replica; Dropout has its seeds."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(16, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -226,18 +246,24 @@ def go_through(supervisor: Supervisor, spec: dict[str, Any], data: Path, plan: l
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("callbacks", "optimizer", "every", "seed"),
+    ("fit", "every", "seed", "mirrored"),
     [
-        (PLATEAU, "adam", 20, 1),
-        (SCHEDULED, {"name": "SGD", "params": {"momentum": 0.9, "use_ema": True}}, "0.01s", 2),
+        ({"callbacks": PLATEAU}, 20, 1, False),
+        ({"callbacks": SCHEDULED, "optimizer": AVERAGING}, "0.01s", 2, False),
+        ({"callbacks": PLATEAU, "batch_size": 25}, 20, 3, True),
+        ({"callbacks": SCHEDULED[:1] + SCHEDULED[2:], "batch_size": 25}, "epoch", 4, True),
     ],
-    ids=["plateau", "scheduled"],
+    ids=["steps", "seconds", "mirrored-steps", "mirrored-epochs"],
 )
-def test_twenty_kills_change_nothing(
-    supervisor: Supervisor, digits: Path, callbacks: list[Any], optimizer: Any, every: Any, seed: int
+def test_ten_kills_change_nothing(
+    supervisor: Supervisor, digits: Path, fit: dict[str, Any], every: Any, seed: int, mirrored: bool
 ) -> None:
-    spec = changed(
-        BASE, fit={"callbacks": callbacks, "optimizer": optimizer}, checkpoint={"every": every, "keep": 2}
-    )
+    spec = changed(BASE, fit=fit, checkpoint={"every": every, "keep": 2})
+    if mirrored:
+        spec |= {
+            "model": {"keras_config": json.loads(normalized().to_json())},
+            "strategy": {"kind": "mirrored", "preflight": False},
+            "devices": {"virtual_devices": 2},
+        }
     whole = supervisor.run(spec, data=digits, run="whole")
     assert_equal(whole, go_through(supervisor, spec, digits, a_plan(seed, kills=10)))

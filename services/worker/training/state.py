@@ -54,11 +54,12 @@ class State:
 
 
 def _taken(variables: Mapping[str, Any]) -> dict[str, Array]:
-    return {
-        part_name: _portable(part.numpy())
-        for name, variable in variables.items()
-        for part_name, part in _parts(name, variable)
-    }
+    found = {name: _portable(variable.numpy()) for name, variable in variables.items()}
+    for name, variable in variables.items():
+        for part_name, part in _parts(name, variable):
+            if part_name not in found:
+                found[part_name] = _portable(part.numpy())
+    return found
 
 
 def _portable(value: Any) -> Array:
@@ -70,14 +71,15 @@ def _portable(value: Any) -> Array:
 def _parts(name: str, variable: Any) -> list[tuple[str, Any]]:
     """The variable, or its copy on each replica where these differ until they are read (running means, BatchNorm).
 
-    Reading such a variable adds or averages its copies, so the sum is no state to go on from.
+    Reading such a variable adds or averages its copies, so what is read is for readers of the checkpoint, but no state
+    to go on from.
     """
     value = getattr(variable, "value", variable)
     if (
         isinstance(value, tf.distribute.DistributedValues)
         and getattr(value, "synchronization", None) == tf.VariableSynchronization.ON_READ
     ):
-        return [(f"{name}@{replica}", copy) for replica, copy in enumerate(value.values)]
+        return [(f"replicas/{name}@{replica}", copy) for replica, copy in enumerate(value.values)]
     return [(name, variable)]
 
 

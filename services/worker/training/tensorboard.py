@@ -190,6 +190,6 @@ def _as_markdown(job: TrainJob) -> str:
 def _table(matrix: Array, names: list[str]) -> str:
     """The confusion matrix in Markdown."""
     plain = [" ".join(name.replace("|", "/").split()) for name in names]
-    lines = ["true \\ predicted | " + " | ".join(plain), "---|" * (len(names) + 1)]
-    lines += [f"{name} | " + " | ".join(map(str, row)) for name, row in zip(plain, matrix, strict=True)]
-    return "\n".join(lines)
+    rows = [["true / predicted", *plain], ["---"] * (len(names) + 1)]
+    rows += [[name, *map(str, row)] for name, row in zip(plain, matrix, strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

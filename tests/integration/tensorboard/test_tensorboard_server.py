@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import free_port
+from tests.integration.tensorboard.conftest import Board, board_on
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
@@ -33,48 +33,15 @@ for step, line in enumerate(sys.stdin):
 """
 
 
-@dataclass
-class Board:
-    url: str
-    runs: Path
-    process: subprocess.Popen[bytes]
-    seconds: float
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}/tensorboard{path}")
-
-    def scalars(self, run: str) -> list[float]:
-        answer = self.get(f"/data/plugin/scalars/scalars?run={run}&tag=loss")
-        return [value for _, _, value in answer.json()] if answer.is_success else []
-
-
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    runs = tmp_path_factory.mktemp("runs")
-    port = free_port()
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "services.tensorboard", "--logdir", str(runs), "--port", str(port)], cwd=ROOT
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() - began < 60
-            try:
-                httpx.get(f"{url}/tensorboard/data/environment").raise_for_status()
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield Board(url, runs, process, time.monotonic() - began)
-    finally:
-        process.kill()
-        process.wait()
+    with board_on(tmp_path_factory.mktemp("runs")) as board:
+        yield board
 
 
 def test_it_starts_small_and_without_tensorflow(board: Board) -> None:
     process = psutil.Process(board.process.pid)
-    assert process.memory_info().rss < 110e6
+    assert process.memory_info().rss < 100e6
     assert not [item for item in process.memory_maps() if "libtensorflow" in item.path]
     assert not process.children(), "the fast loader would be a process that outlives a SIGKILL"
     assert board.seconds < 10  # 0.7 s on a quiet machine; this one may be busy
