@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -10,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from modelyard.client import Client
+from modelyard.devices import describe_device
 from modelyard.launcher import broker
 from modelyard.launcher.errors import LaunchError
 from modelyard.launcher.guard import check_address, low_disk, prepare_home
@@ -36,11 +38,8 @@ _NEEDED = (
     ("sqlalchemy",),
     ("filelock",),
 )
-_LIST_DEVICES = """
-import json, tensorflow as tf
-found = [(d.device_type, tf.config.experimental.get_device_details(d)) for d in tf.config.list_physical_devices()]
-print(json.dumps({"version": tf.__version__, "cuda": tf.test.is_built_with_cuda(), "devices": found}))
-"""
+# the worker's own probe, in a process of its own
+_PROBE = "import os; from services.worker.training.probe import report; report(os.dup(1))"
 
 
 class Finding(BaseModel):
@@ -81,8 +80,6 @@ def _python() -> Iterator[Finding]:
 
 
 def _cpus() -> int:
-    import os
-
     return os.cpu_count() or 1
 
 
@@ -114,11 +111,12 @@ def _devices() -> Iterator[Finding]:
         return
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _LIST_DEVICES],
+            [sys.executable, "-P", "-c", _PROBE],
             capture_output=True,
             text=True,
             timeout=DEVICES_SECONDS,
             check=False,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
         )
         report = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
@@ -129,18 +127,40 @@ def _devices() -> Iterator[Finding]:
             hint=f"See why: {sys.executable} -c 'import tensorflow'",
         )
         return
-    names = [details.get("device_name") or kind for kind, details in report["devices"]]
-    has_gpu = any(kind == "GPU" for kind, _ in report["devices"])
-    yield Finding(check="devices", status="ok", found=", ".join(names))
+    yield Finding(check="tensorflow", status="ok", found=_build(report))
+    cpu = report["cpu"]
+    features = " ".join(cpu["features"]) or "no vector instructions known"
+    yield Finding(
+        check="cpu", status="info", found=f"{cpu['model'] or 'unknown'}, {cpu['cores']} usable, {features}"
+    )
+    yield Finding(check="devices", status="ok", found=", ".join(map(describe_device, report["devices"])))
+    logical = ", ".join(device["name"] for device in report["logical_devices"])
+    yield Finding(check="logical devices", status="info", found=logical)
+    has_gpu = any(device["type"] == "GPU" for device in report["devices"])
     if not has_gpu and shutil.which("nvidia-smi"):
         hint = (
             "Compare the driver with what TensorFlow needs: nvidia-smi."
-            if report["cuda"]
+            if report["built_with_cuda"]
             else "This TensorFlow is built for CPUs: pip install 'modelyard[local,gpu]' in a new environment."
         )
         yield Finding(
             check="devices", status="warn", found="there is a GPU that TensorFlow does not see", hint=hint
         )
+
+
+def _build(report: dict[str, Any]) -> str:
+    build = report["build"]
+    parts = [f"{report['versions']['tensorflow']}, Keras {report['versions']['keras']}"]
+    cuda = f"CUDA {build.get('cuda_version', '')}".strip()
+    parts.append(
+        f"built with {cuda}, cuDNN {build.get('cudnn_version', '?')}"
+        if build["cuda"]
+        else "built without CUDA"
+    )
+    parts += [
+        f"{'with' if build[key] else 'without'} {name}" for key, name in (("xla", "XLA"), ("rocm", "ROCm"))
+    ]
+    return ", ".join(parts)
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
@@ -205,6 +225,9 @@ def _platform(settings: Settings, url: str | None) -> Iterator[Finding]:
     yield Finding(
         check="workers", status="ok" if alive else "bad", found=f"{len(alive)} alive, {slots} slots"
     )
+    for worker in alive:
+        found = ", ".join(map(describe_device, worker.info.get("devices") or ())) or "has not looked yet"
+        yield Finding(check=f"worker {worker.id}", status="info", found=found)
 
 
 def _port(settings: Settings) -> Iterator[Finding]:

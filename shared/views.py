@@ -303,7 +303,11 @@ class WorkerView(View):
     slots: int
     jobs: list[str] = Field(description="Jobs it runs now.")
     lease_age_seconds: float | None = Field(description="Seconds since a lease of its was last renewed.")
-    info: dict[str, Any] = Field(description="Devices, TensorFlow and Python versions, warm or not.")
+    info: dict[str, Any] = Field(
+        description="What TensorFlow finds there: `devices` (physical: name, type, model, memory_mb, "
+        "compute_capability), `logical_devices`, `build` (cuda, rocm, xla and their versions), `cpu` (model, cores, "
+        "features), `versions`; `warm` or not. Empty until the worker has looked."
+    )
 
 
 class WorkerList(View):

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from modelyard.cli.options import After, AsJson, Limit, Url, connect
 from modelyard.cli.output import ago, more, note, print_json, print_table, size
+from modelyard.devices import describe_device
 from shared.errors import InvalidInput
 from shared.views import DatasetView, WorkerView
 
@@ -82,7 +83,7 @@ def workers(as_json: AsJson = False, url: Url = None) -> None:
 
 def _devices(worker: WorkerView) -> str:
     found = worker.info.get("devices") or []
-    return ", ".join(str(device.get("model") or device.get("type") or device.get("name")) for device in found)
+    return ", ".join(map(describe_device, found))
 
 
 def _holds(dataset: DatasetView) -> str:
