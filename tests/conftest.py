@@ -16,7 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
+
+# how long an example takes says more about what else the machine does than about the code
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 def unavailable(reason: str) -> NoReturn:
