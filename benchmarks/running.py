@@ -57,7 +57,7 @@ def platform(home: Path, **settings: str) -> Iterator[Running]:
         log.close()
 
 
-def _wait_ready(url: str, launcher: subprocess.Popen[bytes], seconds: float = 90) -> None:
+def _wait_ready(url: str, launcher: subprocess.Popen[bytes], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if launcher.poll() is not None:

@@ -35,7 +35,9 @@ class ServingClient:
 
     def __init__(self, base_url: str, *, timeout: float = 5.0) -> None:
         # a proxy for the outside world has no business between our own processes
-        self._http = httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=base_url, timeout=timeout, trust_env=False, verify=base_url.startswith("https:")
+        )
 
     def states(self, model: str) -> dict[int, VersionState]:
         """State by version; empty when the server does not know the model.

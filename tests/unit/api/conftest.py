@@ -16,7 +16,8 @@ with warnings.catch_warnings():
 from services.api.app import create_app
 from services.api.resources import Resources
 from shared.settings import Settings
-from shared.store import Store, migrate
+from shared.store import Store
+from tests.builders import migrated
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
         max_body_mb=1,
         max_upload_mb=1,
     )
-    migrate(settings.store_url)
+    migrated(settings.store_url)
     return settings
 
 

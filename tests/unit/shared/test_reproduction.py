@@ -9,9 +9,9 @@ import pytest
 
 from shared.jobs import Job
 from shared.reproduction import compare
-from shared.store import Store, migrate
+from shared.store import Store
 from shared.views import ReproductionView
-from tests.builders import train_spec
+from tests.builders import migrated, train_spec
 
 RUN = {
     "versions": {"keras": "3.15.1"},
@@ -24,7 +24,7 @@ RUN = {
 @pytest.fixture
 def job(tmp_path: Any) -> Job:
     url = f"sqlite:///{tmp_path}/jobs.db"
-    migrate(url)
+    migrated(url)
     store = Store(url)
     created, _ = store.jobs.create(train_spec())
     store.close()

@@ -12,9 +12,9 @@ from sqlalchemy import text
 
 from shared.errors import Unavailable
 from shared.jobs import JobState
-from shared.store import Store, migrate
+from shared.store import Store
 from shared.sweeper import Sweeper
-from tests.builders import train_spec
+from tests.builders import migrated, train_spec
 
 
 class Queue:
@@ -39,7 +39,7 @@ class Queue:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path / 'store.db'}"
-    migrate(url)
+    migrated(url)
     store = Store(url)
     yield store
     store.close()
