@@ -75,17 +75,20 @@ def logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
     tail: Annotated[int | None, typer.Option(min=1, help="Only so many lines from the end.")] = None,
+    member: Annotated[
+        str | None, typer.Option(help="Of a member of the job's cluster, such as worker-1.")
+    ] = None,
     url: Url = None,
 ) -> None:
     """Print a job's log: all that its training program wrote."""
     with connect(url) as client:
         found = client.jobs.get(job_id)
         if follow:
-            for text in found.follow_logs():
+            for text in found.follow_logs(member=member):
                 sys.stdout.write(text)
                 sys.stdout.flush()
         else:
-            sys.stdout.write(found.logs(tail=tail))
+            sys.stdout.write(found.logs(tail=tail, member=member))
 
 
 def cancel(job_id: JobId, as_json: AsJson = False, url: Url = None) -> None:

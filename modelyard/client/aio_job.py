@@ -99,18 +99,22 @@ class AsyncJob:
                 yield Event.model_validate(item.model_dump())
             more = page.has_more
 
-    async def logs(self, *, offset: int = 0, tail: int | None = None) -> str:
-        """Its log so far, from byte ``offset``, or only its last ``tail`` lines."""
-        return await self._client.send(routes.logs(self.id, offset=offset, tail=tail))
+    async def logs(self, *, offset: int = 0, tail: int | None = None, member: str | None = None) -> str:
+        """Its log so far, from byte ``offset``, or only its last ``tail`` lines; or that of a ``member`` of its
+        cluster, such as worker-1.
+        """
+        return await self._client.send(routes.logs(self.id, offset=offset, tail=tail, member=member))
 
-    async def follow_logs(self, *, offset: int = 0) -> AsyncIterator[str]:
+    async def follow_logs(self, *, offset: int = 0, member: str | None = None) -> AsyncIterator[str]:
         """Its log as it grows, until it ends, in pieces of any length."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         position = Following()
         while True:
             failure: Exception | None = None
             try:
-                async with self._client.stream(routes.logs(self.id, offset=offset, follow=True)) as response:
+                async with self._client.stream(
+                    routes.logs(self.id, offset=offset, follow=True, member=member)
+                ) as response:
                     async for chunk in response.aiter_bytes():
                         offset += len(chunk)
                         position.fruitless = 0

@@ -93,18 +93,22 @@ class Job:
                 yield Event.model_validate(item.model_dump())
             more = page.has_more
 
-    def logs(self, *, offset: int = 0, tail: int | None = None) -> str:
-        """Its log so far, from byte ``offset``, or only its last ``tail`` lines."""
-        return self._client.send(routes.logs(self.id, offset=offset, tail=tail))
+    def logs(self, *, offset: int = 0, tail: int | None = None, member: str | None = None) -> str:
+        """Its log so far, from byte ``offset``, or only its last ``tail`` lines; or that of a ``member`` of its
+        cluster, such as worker-1.
+        """
+        return self._client.send(routes.logs(self.id, offset=offset, tail=tail, member=member))
 
-    def follow_logs(self, *, offset: int = 0) -> Iterator[str]:
+    def follow_logs(self, *, offset: int = 0, member: str | None = None) -> Iterator[str]:
         """Its log as it grows, until it ends, in pieces of any length."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         position = Following()
         while True:
             failure: Exception | None = None
             try:
-                with self._client.stream(routes.logs(self.id, offset=offset, follow=True)) as response:
+                with self._client.stream(
+                    routes.logs(self.id, offset=offset, follow=True, member=member)
+                ) as response:
                     for chunk in response.iter_bytes():
                         offset += len(chunk)
                         position.fruitless = 0

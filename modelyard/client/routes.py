@@ -69,8 +69,10 @@ def event_stream(job_id: str, after: int) -> Call[None]:
     return Call("GET", _job(job_id, "events"), nothing, headers=headers)
 
 
-def logs(job_id: str, *, offset: int = 0, tail: int | None = None, follow: bool = False) -> Call[str]:
-    params = {"offset": offset, "tail": tail, "follow": "true" if follow else None}
+def logs(
+    job_id: str, *, offset: int = 0, tail: int | None = None, follow: bool = False, member: str | None = None
+) -> Call[str]:
+    params = {"offset": offset, "tail": tail, "follow": "true" if follow else None, "member": member}
     return Call("GET", _job(job_id, "logs"), lambda response: response.text, params=params)
 
 

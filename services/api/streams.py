@@ -17,7 +17,11 @@ KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 LOG_POLL_SECONDS = 0.25
 LOG_CHUNK = 64 * 1024
-LOG_NAME = "job.log"
+
+
+def log_name(member: str | None) -> str:
+    """Of a job's log in its run's folder; of a member of its cluster, its own."""
+    return "job.log" if member is None else f"job.{member}.log"
 
 
 async def job_events(watch: JobWatch, job: Job, after: int) -> AsyncIterator[bytes]:
@@ -57,15 +61,17 @@ async def job_events(watch: JobWatch, job: Job, after: int) -> AsyncIterator[byt
                 yield KEEP_ALIVE
 
 
-async def job_log(watch: JobWatch, job: Job, runs: Path, offset: int) -> AsyncIterator[bytes]:
-    """The job's log from ``offset`` on, as it grows, until the job has ended."""
+async def job_log(
+    watch: JobWatch, job: Job, runs: Path, offset: int, member: str | None = None
+) -> AsyncIterator[bytes]:
+    """The job's log, or a member's, from ``offset`` on, as it grows, until the job has ended."""
     async with watch.follow(job) as topic:
         while not watch.closed:
             # the state first: what was written before the end is then read after it
             version, ended = topic.version, topic.job.state.terminal
             chunk = b""
             if topic.job.run_dir is not None:
-                chunk = await to_thread.run_sync(read_at, runs / topic.job.run_dir / LOG_NAME, offset)
+                chunk = await to_thread.run_sync(read_at, runs / topic.job.run_dir / log_name(member), offset)
             if chunk:
                 offset += len(chunk)
                 yield chunk

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ from shared.jobs import JobError
 SILENCE_SECONDS = 20.0  # members say that they are alive every second
 FIRST_WORD_SECONDS = 120.0  # a fresh start imports TensorFlow first
 CHIEF_SPEAKS_SECONDS = 5.0  # from a member's failure to the chief's own words about it
+ASK_AGAIN_SECONDS = 2.0
+GONE_SECONDS = 5.0  # a killed process gives its memory back first
 MAX_RESTARTS = 10  # of single workers, in one attempt
 RESTART_PAUSE_SECONDS = 0.5
 
@@ -116,12 +119,13 @@ class Cluster:
         """
         self._starter, self._report = starter, report
         self._run_dir = RunDir(request.run_dir)
+        self._members_dir = request.members_dir
         self._ports = Ports()
         self._members: list[Member] = []
         self._loss: Loss | None = None
         self._chief_gone = False
         self._speak_until: float | None = None
-        self._asked = False
+        self._asked: float | None = None  # when the chief was last asked to end
         self._noise: Failed | None = None
         shares = share_gpus(members, gpus)
         try:
@@ -147,6 +151,7 @@ class Cluster:
         if self._loss is None and not self._chief_gone:
             self._see_to_others(chief_code)
         if chief_code is None:
+            self._ask_again()
             return None
         if not self._chief_gone:
             self._chief_gone = True
@@ -155,7 +160,7 @@ class Cluster:
 
     def terminate(self) -> None:
         """Ask the chief for a checkpoint and an end; it tells the others when they agree on their next steps."""
-        self._asked = True
+        self._asked = time.monotonic()
         self._chief.trainer.terminate()
 
     def kill(self) -> None:
@@ -164,10 +169,14 @@ class Cluster:
             member.trainer.kill()
 
     def close(self) -> None:
-        """Make sure that nothing of it is left."""
+        """Make sure that nothing of it is left: the next attempt needs the memory and the GPUs."""
         self.kill()
+        deadline = time.monotonic() + GONE_SECONDS
+        while time.monotonic() < deadline and any(one.trainer.poll() is None for one in self._members):
+            time.sleep(0.01)
         for member in self._members:
             member.trainer.close()
+        shutil.rmtree(self._members_dir, ignore_errors=True)
         self._ports.release()
 
     def judged(self, ending: Ending) -> Ending:
@@ -214,6 +223,11 @@ class Cluster:
         os.set_blocking(trainer.events, False)
         return Member(seat, task, place, port, log_file, trainer, Lines(), time.monotonic())
 
+    def _ask_again(self) -> None:
+        """While it joins the others, TensorFlow takes the signal for itself and does nothing about it."""
+        if self._asked is not None and time.monotonic() > self._asked + ASK_AGAIN_SECONDS:
+            self.terminate()
+
     def _see_to_others(self, chief_code: int | None) -> None:
         for member in self._others:
             self._listen(member)
@@ -251,7 +265,7 @@ class Cluster:
         """Workers hold nothing that is not elsewhere; the chief gives what one was doing to another."""
         alone = member.seat.task_type == "worker" and "ps" in member.task.addresses
         spent = sum(one.restarts for one in self._others) >= MAX_RESTARTS
-        return alone and not spent and not self._asked and chief_code is None
+        return alone and not spent and self._asked is None and chief_code is None
 
     def _restarted(self, member: Member, code: int | None, *, silent: bool) -> Member:
         if time.monotonic() < member.started + RESTART_PAUSE_SECONDS * member.restarts:

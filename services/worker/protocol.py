@@ -110,6 +110,20 @@ class TrainingRequest(_Message):
         """Whether this program writes the run's files: checkpoints, event files, export."""
         return self.cluster is None or self.cluster.is_chief
 
+    @property
+    def files_dir(self) -> Path:
+        """Where this program's files go: the run dir. Other members of a cluster write what the chief writes, so that
+        they never disagree about what comes next, but nobody wants it.
+        """
+        if self.cluster is None or self.cluster.is_chief:
+            return self.run_dir
+        return self.members_dir / f"{self.cluster.task_type}-{self.cluster.task_index}"
+
+    @property
+    def members_dir(self) -> Path:
+        """Of the members other than the chief; the supervisor removes it."""
+        return self.cache_dir / "members" / self.job_id
+
 
 class StageEntered(_Message):
     event: Literal["stage"] = "stage"

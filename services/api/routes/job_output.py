@@ -96,15 +96,23 @@ async def get_job_log(
     tail: Annotated[
         int | None, Query(ge=1, le=100_000, description="Only so many lines from the end.")
     ] = None,
+    member: Annotated[
+        str | None,
+        Query(
+            pattern=r"^(worker|ps)-\d{1,3}$",
+            description="Of a member of the job's cluster other than the chief; `run.cluster.members` names them.",
+            examples=["worker-1"],
+        ),
+    ] = None,
 ) -> Response:
     """TensorFlow's own messages and tracebacks are in it, of all attempts."""
     job = await to_thread.run_sync(resources.store.jobs.get, job_id)
     runs = resources.settings.paths.runs
-    path = runs / job.run_dir / streams.LOG_NAME if job.run_dir else None
+    path = runs / job.run_dir / streams.log_name(member) if job.run_dir else None
     if tail is not None and path is not None:
         offset = max(offset, await to_thread.run_sync(streams.tail_offset, path, tail))
     if follow:
-        body = streams.job_log(resources.watch, job, runs, offset)
+        body = streams.job_log(resources.watch, job, runs, offset, member)
         headers = _STREAM_HEADERS
     else:
         end = await to_thread.run_sync(streams.size_of, path) if path else 0

@@ -19,7 +19,7 @@ from services.worker.protocol import (
     Stopped,
     TrainingRequest,
 )
-from services.worker.training import environment, lifeline, user_code
+from services.worker.training import environment, lifeline, membership, user_code
 from services.worker.training.emitter import Emitter
 from services.worker.training.failures import explain
 from services.worker.training.stopping import StopRequested, StopSignal
@@ -52,12 +52,14 @@ def main(lifeline_fd: int, events_fd: int) -> int:
 
 
 def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings) -> int:
-    run = None
+    run = request = None
     try:
         line = lifeline.read_line(lifeline_fd)
         lifeline.watch(lifeline_fd)
         timings.mark("request")
         request = TrainingRequest.model_validate_json(line)
+        if request.cluster is not None:
+            membership.join(request.cluster, emit, stop)
         environment.quiet()
         with environment.without_banners():
             program = _program(request)
@@ -77,7 +79,8 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
             with contextlib.suppress(OSError):  # the log is on the disk that may be full
                 traceback.print_exc()
                 sys.stderr.flush()
-            failure = user_code.blame(error) or explain(error)
+            task = request.cluster if request is not None else None
+            failure = membership.explain(error, task) or user_code.blame(error) or explain(error)
             if failure.code == "oom_gpu" and run is not None:
                 run.note_gpu_memory()
             emit(Failed(code=failure.code, message=failure.message, hint=failure.hint, detail=failure.detail))
@@ -90,6 +93,10 @@ def _program(request: TrainingRequest) -> Any:
         from services.worker.training.export_job import ExportRun
 
         return ExportRun
+    if membership.serves(request.cluster):
+        from services.worker.training.server import ServerRun
+
+        return ServerRun
     from services.worker.training.run import Run
 
     return Run

@@ -46,6 +46,7 @@ class Training:
     stop: StopSignal
     board: EventFiles
     timings: Timings
+    writes: bool = True  # False: a member of a cluster whose files nobody wants
     position: Position = field(default_factory=Position)
     newest_checkpoint: str | None = None
     _chunk: int = 1
@@ -98,6 +99,8 @@ class Training:
 
     def _take_back_files(self, resume: Checkpoint | None, source: Path | None) -> None:
         """Undo what a lost attempt wrote after the checkpoint (all, if there is none to go on from)."""
+        if not self.writes:
+            return
         root, specs = self.run_dir.root, self.job.fit.callbacks
         present = [*event_files(root), *(root / name for name in user_callbacks.files_of(specs, root))]
         noted = resume.files if resume is not None else {}
@@ -158,7 +161,8 @@ class Training:
         if self.position.step >= steps:  # an earlier attempt was stopped before validation
             logs = self.steps.current()
         while self.position.step < steps and not self.model.stop_training:
-            begin, count = self.position.step, self._next_chunk()
+            begin = self.position.step
+            count = self.steps.agree(self._next_chunk(), self.position.total, self.stop)
             self._list.on_train_batch_begin(begin)
             started = time.monotonic()
             with self.board.around(self.position.total):
@@ -221,6 +225,9 @@ class Training:
     def _write_checkpoint(self) -> None:
         if self._occasions.written == (self.position, self._complete):
             return  # the state is that of its place, so it would be the same again
+        if not self.writes:
+            self._occasions.note(self.position, self._complete)
+            return
         values, arrays = user_callbacks.state_of(self._callbacks)
         root = self.run_dir.root
         self.board.flush()  # so that the files have what the checkpoint says they have
@@ -294,7 +301,7 @@ def evaluate(steps: Steps, tensors: tuple[Any, Any], stop: StopSignal) -> Logs:
         total, done = -(-int(part[0].shape[0]) // steps.order.batch), 0
         while done < total:
             stop.check()
-            count = min(chunk, total - done)
+            count = steps.agree(min(chunk, total - done), done, stop)
             started = time.monotonic()
             logs = steps.test(part, done, count)
             seconds = time.monotonic() - started

@@ -15,6 +15,7 @@ from services.worker.training import (
     footprint,
     heads,
     kept,
+    membership,
     model_facts,
     models,
     precision,
@@ -25,6 +26,7 @@ from services.worker.training import (
 )
 from services.worker.training.class_weights import class_weights
 from services.worker.training.compiling import Compiled
+from services.worker.training.coordinated import CoordinatedSteps
 from services.worker.training.data import loading
 from services.worker.training.data.order import Order
 from services.worker.training.data.record import TrainingData
@@ -36,12 +38,15 @@ from services.worker.training.state import State
 from services.worker.training.steps import Steps, as_tensor
 from services.worker.training.stopping import StopRequested, StopSignal
 from services.worker.training.strategies.opened import OpenStrategy
+from services.worker.training.strategies.parameter_server import Coordinated
 from services.worker.training.streamed import StreamedSteps
 from services.worker.training.tensorboard import EventFiles
 from services.worker.training.timings import Timings
 from services.worker.training.user_code import Code
-from shared.specs import TrainJob, parse_job
+from shared.specs import TensorBoardSpec, TrainJob, parse_job
 from shared.specs.strategy import Replicated
+
+_NOTHING_SHOWN = TensorBoardSpec(histogram_freq=0, write_images=False, write_graph=False, sample_images=0)
 
 
 @dataclass
@@ -64,13 +69,16 @@ class Run:
             StopRequested: SIGTERM.
         """
         job = self._parsed()
-        run_dir = RunDir(self.request.run_dir)
+        if not self.request.is_chief:
+            job = job.model_copy(update={"tensorboard": _NOTHING_SHOWN})
+        run_dir = RunDir(self.request.files_dir)
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
         alone = job.strategy.kind in ("default", "one_device") and job.dataset.cache is not False
         self._plan = plan = devices.apply(job.devices, self.emit, alone=alone)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
+        self.stop.install()  # TensorFlow's coordination service has put a handler of its own in the place of ours
         code = Code(self.request.code)
         data = loading.load(job.dataset, job.fit, self.request, self.emit, code)
         self._note_data(job, data, opened)
@@ -89,10 +97,7 @@ class Run:
                 start.give_optimizer(job, model)
         weighted = data.weights is not None
         compiled = replace(compiled, weighted=weighted, class_weight=class_weights(job.fit, data))
-        kind = StreamedSteps if data.streamed else Steps
-        steps = kind(model, data.rows_for_steps, _order(job, data, opened.replicas), compiled, opened)
-        if data.pipeline is not None and isinstance(steps, StreamedSteps):
-            steps.pipeline = data.pipeline
+        steps = _steps(job, data, model, compiled, opened)
         self._note_model(model, compiled, steps)
         facts = model_facts.of_training(data, head, compiled)
         golden = kept.golden_rows(data)
@@ -103,6 +108,8 @@ class Run:
         training = self._train(job, data, model, steps, run_dir)
         self.emit.note(weights=provenance.weights_digest(model))
         metrics = self._evaluate(data, steps, training, logits=compiled.logits)
+        if not self.request.is_chief:
+            membership.wait_to_be_ended()
         self._stage("exporting")
         finished = ending.end(self.request, job, model, facts, golden, metrics, self.emit)
         training.board.ended(success=True)
@@ -195,7 +202,17 @@ class Run:
         folder, resume = found if found is not None else (None, None)
         board = EventFiles(run_dir.root, job, model, data)
         self._training = training = Training(
-            job, data, model, steps, kept, run_dir, self.emit, self.stop, board, self.timings
+            job,
+            data,
+            model,
+            steps,
+            kept,
+            run_dir,
+            self.emit,
+            self.stop,
+            board,
+            self.timings,
+            writes=self.request.is_chief,
         )
         if resume is not None:
             place = resume.position
@@ -223,6 +240,21 @@ class Run:
         metrics = {f"test_{name}": value for name, value in logs.items()}
         print("test: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), flush=True)  # noqa: T201 - job log
         return metrics
+
+
+def _steps(
+    job: TrainJob, data: TrainingData, model: keras.Model, compiled: Compiled, opened: OpenStrategy
+) -> Steps:
+    order = _order(job, data, opened.replicas)
+    opened = opened.dealing(order.batch, data.fingerprint)
+    if isinstance(opened, Coordinated):
+        return CoordinatedSteps(model, data.rows_for_steps, order, compiled, opened)
+    if not data.streamed:
+        return Steps(model, data.rows_for_steps, order, compiled, opened)
+    steps = StreamedSteps(model, data.rows_for_steps, order, compiled, opened)
+    if data.pipeline is not None:
+        steps.pipeline = data.pipeline
+    return steps
 
 
 def _order(job: TrainJob, data: TrainingData, replicas: int) -> Order:

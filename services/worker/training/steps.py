@@ -61,6 +61,7 @@ class Steps:
         self.ends_at_bad_loss = (
             False  # set before the first step; on a GPU it costs a look at each step's loss
         )
+        self.agree = opened.agree
         self.slices = opened.slices
         self.step = (
             Step(model, compiled) if opened.strategy is None else ReplicatedStep(model, compiled, opened)

@@ -18,24 +18,45 @@ class StopSignal:
     Preparing data, building, evaluating and exporting leave nothing half done that a later attempt would trust, so
     the signal raises ``StopRequested`` there, even inside a long download. Training looks at ``requested`` between
     chunks of steps instead, for it has a checkpoint to write.
+
+    Programs that train in step (``by_agreement``) must also stop at the same step: within ``deferred`` the signal is
+    only a wish, until all have agreed on it.
+
+    Attributes:
+        requested: stop at the next step boundary.
+        wished: the signal came.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.wished = False
         self._raising = True
+        self._alone = True
 
     def install(self) -> None:
         """Take over SIGTERM. Main thread only."""
         signal.signal(signal.SIGTERM, self._on_signal)
 
+    def by_agreement(self, *, follows: bool) -> None:
+        """From now on a signal asks for what ``agreed`` decides; where this program ``follows``, at any stage."""
+        self._alone = False
+        if follows:
+            self._raising = False
+
+    def agreed(self, stop: bool) -> None:
+        """What all have agreed on."""
+        self.requested = stop
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.wished = True
+        if self._alone:
+            self.requested = True
         if self._raising:
             raise StopRequested
 
     def check(self) -> None:
         """Raise ``StopRequested`` if a signal came, for one that was swallowed in a callback of C code."""
-        if self.requested:
+        if self.requested or (self.wished and self._raising):
             raise StopRequested
 
     @contextlib.contextmanager

@@ -295,7 +295,11 @@ def test_a_log_is_read_in_pieces(api: Api) -> None:
     assert read(tail=1)[0] == b"no end"
     assert read(tail=2)[0] == b"two\nno end"
     assert read(tail=9, offset=4)[0] == b"two\nno end"
-    for wrong in ({"offset": -1}, {"tail": 0}, {"follow": "maybe"}):
+    assert read(member="worker-1") == (b"", "0"), "no such member"
+    path.with_name("job.worker-1.log").write_bytes(b"of a member\n")
+    assert read(member="worker-1") == (b"of a member\n", "12")
+    assert read(member="worker-1", follow=False, tail=1)[0] == b"of a member\n"
+    for wrong in ({"offset": -1}, {"tail": 0}, {"follow": "maybe"}, {"member": "../../x"}):
         assert api.http.get(f"/jobs/{job_id}/logs", params=wrong).status_code == 422
 
 

@@ -59,7 +59,7 @@ def load(
     elif isinstance(spec, UserDataset):
         from services.worker.training.data import user_dataset
 
-        data = user_dataset.load(spec, code or Code(()), request.run_dir / MADE_DATA, emit=emit, loss=loss)
+        data = user_dataset.load(spec, code or Code(()), request.files_dir / MADE_DATA, emit=emit, loss=loss)
     else:
         data = _from_file(spec, request, loss)
     data = table.filled(_split(placement.placed(data, spec), spec, fit.seed))
@@ -74,7 +74,7 @@ def load(
 
 def discard(request: TrainingRequest) -> None:
     """Delete what was kept for this run alone, once it has no more use for it."""
-    shutil.rmtree(request.run_dir / MADE_DATA, ignore_errors=True)
+    shutil.rmtree(request.files_dir / MADE_DATA, ignore_errors=True)
 
 
 def _from_file(spec: NpzDataset | CsvDataset, request: TrainingRequest, loss: str | None) -> TrainingData:

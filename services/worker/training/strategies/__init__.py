@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from services.worker.training.failures import TrainingFailed
-from services.worker.training.strategies import central_storage, default, mirrored, one_device, tpu
+from services.worker.training.strategies import (
+    central_storage,
+    default,
+    mirrored,
+    multi_worker_mirrored,
+    one_device,
+    parameter_server,
+    tpu,
+)
 from services.worker.training.strategies.opened import OpenStrategy
 from shared.specs import (
     CentralStorageStrategy,
     DefaultStrategy,
     MirroredStrategy,
+    MultiWorkerMirroredStrategy,
     OneDeviceStrategy,
+    ParameterServerStrategy,
     StrategySpec,
     TpuStrategy,
 )
@@ -32,6 +42,10 @@ def open(spec: StrategySpec) -> OpenStrategy:
             return mirrored.open(spec)
         case CentralStorageStrategy():
             return central_storage.open(spec)
+        case MultiWorkerMirroredStrategy():
+            return multi_worker_mirrored.open(spec)
+        case ParameterServerStrategy():
+            return parameter_server.open(spec)
         case TpuStrategy():
             return tpu.open(spec)
     raise TrainingFailed(

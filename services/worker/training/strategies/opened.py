@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from services.worker.training.stopping import StopSignal
 from services.worker.training.strategies.slices import Slices
 
 
@@ -43,6 +44,16 @@ class OpenStrategy:
             self.strategy.scope() if self.strategy is not None else nullcontext()
         )
         return context
+
+    def dealing(self, batch: int, fingerprint: str) -> OpenStrategy:
+        """The same, for global batches of at most ``batch`` rows of the data that ``fingerprint`` stands for."""
+        return self
+
+    def agree(self, steps: int, done: int, stop: StopSignal) -> int:
+        """How many steps come next, with all processes that train in step: of the chief's ``steps``. ``done``, the
+        place at which this one stands, must be everybody's. Sets ``stop.requested`` in all, if one was told to stop.
+        """
+        return steps
 
     def gather(self, per_replica: Any) -> Any:
         """Values [rows, ...] of all replicas as one tensor, in the replicas' order; in a traced function."""
