@@ -10,6 +10,7 @@ two workers at it, 8,384 of 12,800 samples were counted.)
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -20,7 +21,7 @@ from services.worker.training.compiling import Compiled
 from services.worker.training.data.order import Order
 from services.worker.training.data.record import Array, Rows
 from services.worker.training.step import Step
-from services.worker.training.steps import Logs, Steps, as_tensor
+from services.worker.training.steps import Logs, Steps, as_tensor, first_bad
 from services.worker.training.strategies.parameter_server import Coordinated
 
 
@@ -35,32 +36,35 @@ class CoordinatedSteps(Steps):
         self._strategy: Any = opened.strategy
         self._coordinator = opened.coordinator
         self.agree = opened.agree
+        self.ends_at_bad_loss = False
         self.step = Step(model, compiled)  # outside the strategy's scope: metrics are the chief's own
         self.step.create_metrics(as_tensor(rows.y[:1]))
         _count_atomically(model.optimizer)
-        self._counted = tf.function(self._count_one, autograph=False, reduce_retracing=True)
+        self._count_trained = tf.function(self._counted_trained, autograph=False, reduce_retracing=True)
+        self._count_tested = tf.function(self._counted_tested, autograph=False, reduce_retracing=True)
         self._train_one = tf.function(self._train_closure, autograph=False, reduce_retracing=True)
         self._test_one = tf.function(self._test_closure, autograph=False, reduce_retracing=True)
 
     def train(self, epoch: int, start: int, count: int) -> tuple[Array, Logs]:
-        """See ``Steps.train``. Steps overlap, so their order of application is not that of the rows."""
-        numbers = tf.constant(epoch, tf.int64)
+        """See ``Steps.train``. Steps overlap: what is not finite may show a few steps late."""
+        number = tf.constant(epoch, tf.int64)
         batches = (
-            self._rows.read(self.order.indices(numbers, tf.constant(step, tf.int64)).numpy())
+            self._rows.read(self.order.indices(number, tf.constant(step, tf.int64)).numpy())
             for step in range(start, start + count)
         )
-        losses = self._run(self._train_one, batches)
-        return np.asarray(losses, np.float32), self.current()
+        losses = np.asarray(self._run(self._train_one, self._count_trained, batches), np.float32)
+        bad = first_bad(losses) if self.ends_at_bad_loss else None
+        return losses if bad is None else losses[: bad + 1], self.current()
 
     def test(self, tensors: tuple[Any, Any], start: int, count: int) -> Logs:
         """See ``Steps.test``."""
         x, y = tensors
         size = self.order.batch
         places = (slice(number * size, (number + 1) * size) for number in range(start, start + count))
-        self._run(self._test_one, ((x[place], y[place]) for place in places))
+        self._run(self._test_one, self._count_tested, ((x[place], y[place]) for place in places))
         return self.current()
 
-    def _run(self, function: Any, batches: Any) -> list[float]:
+    def _run(self, function: Any, counted: Any, batches: Iterable[tuple[Any, Any]]) -> list[float]:
         """Losses in the order of ``batches``, pairs of rows and labels."""
         scheduled = []
         for rows, labels in batches:
@@ -70,17 +74,18 @@ class CoordinatedSteps(Steps):
         losses = []
         for y, result in scheduled:
             loss, outputs = result.fetch()
-            self._counted(y, tf.constant(loss), tf.constant(outputs))
+            counted(y, tf.constant(loss), tf.constant(outputs))
             losses.append(float(loss))
         return losses
 
-    def _count_one(self, y: Any, loss: Any, outputs: Any) -> None:
+    def _counted_trained(self, y: Any, loss: Any, outputs: Any) -> None:
+        self.step._count(loss, None, self.step._weighted(y)[0], outputs)
+
+    def _counted_tested(self, y: Any, loss: Any, outputs: Any) -> None:
         self.step._count(loss, None, self.step._targets(y), outputs)
 
     def _train_closure(self, x: Any, y: Any) -> tuple[Any, Any]:
-        return self._in_replica(
-            lambda x, y: self.step._gradient_step(x, self.step._targets(y), self.step._weights(y)), x, y
-        )
+        return self._in_replica(lambda x, y: self.step._gradient_step(x, *self.step._weighted(y)), x, y)
 
     def _test_closure(self, x: Any, y: Any) -> tuple[Any, Any]:
         def test(x: Any, y: Any) -> tuple[Any, Any]:

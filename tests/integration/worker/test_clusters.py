@@ -27,7 +27,7 @@ from tests.integration.worker.conftest import Stack, alive
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 Arrays = dict[str, np.ndarray[Any, Any]]
-EPOCHS = 40
+EPOCHS = 30
 BATCH = 64  # in all: 23 steps and one of 28 rows an epoch
 
 
