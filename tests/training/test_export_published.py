@@ -52,3 +52,15 @@ def test_a_published_model_carries_all_that_a_server_and_a_later_training_need(
     assert int(model.optimizer.iterations) == job.last["steps"]
     facts = json.loads((export / BESIDE / "model.json").read_text())
     assert facts["metrics"] == job.last["metrics"]
+
+
+def test_mixed_precision_is_converted_by_a_float32_twin(supervisor: Supervisor, digits: Path) -> None:
+    precision = {"devices": {"mixed_precision": "mixed_bfloat16"}, "publish": {"model": "digits"}}
+    trained = supervisor.run(changed(DIGITS_JOB, fit={"epochs": 1}) | precision, data=digits, run="trained")
+    assert not trained.of("warning")
+    described = json.loads((trained.run_dir / "export" / BESIDE / "litert.json").read_text())
+    assert described["largest_difference"] < 0.01
+    source = {"folder": trained.run_dir / "kept", "root": trained.run_dir}
+    spec = {"kind": "export", "from": {"job": "job_trained"}, "formats": ["keras", "tflite", "onnx"]}
+    job = supervisor.run(spec, run="export", source=source)
+    assert all(proof["difference"] < 0.01 for proof in job.noted()["export"].values())

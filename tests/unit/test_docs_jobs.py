@@ -11,7 +11,16 @@ import pytest
 from shared.specs import parse_job
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["checkpoints.md", "devices.md", "errors.md", "jobs.md", "strategies.md", "tensorboard.md"]
+PAGES = [
+    "checkpoints.md",
+    "devices.md",
+    "errors.md",
+    "exports.md",
+    "fine-tuning.md",
+    "jobs.md",
+    "strategies.md",
+    "tensorboard.md",
+]
 BLOCKS = {
     f"{page}-{index}": block
     for page in PAGES

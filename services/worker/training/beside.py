@@ -13,14 +13,16 @@ None of it is needed to serve the version: what can't be written is a warning, n
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from services.worker.training import litert
-from services.worker.training.export import difference
+from services.worker.training.export import difference, export, in_full_precision, tolerance_of
 from services.worker.training.failures import explain
 from services.worker.training.kept import Golden, in_place, write_json
 from services.worker.training.model_facts import ModelFacts
@@ -34,17 +36,29 @@ Warn = Callable[[str, str], None]
 
 def write(
     export_dir: Path,
+    model: keras.Model,
     facts: ModelFacts,
     golden: Golden,
     signatures: dict[str, Any],
-    tolerance: float,
     warn: Warn,
 ) -> None:
-    """Write all of it into a finished export; ``golden`` has the answers, ``tolerance`` how exact others must be."""
+    """Write all of it into a finished export of ``model``; ``golden`` has its answers."""
+    tolerance = tolerance_of(model)
+
+    def convert() -> None:
+        twin = in_full_precision(model)
+        if twin is model:
+            litert_model(export_dir, export_dir, golden, signatures, tolerance)
+            return
+        with tempfile.TemporaryDirectory(prefix=".litert-", dir=export_dir.parent) as folder:
+            place, names = Path(folder) / "float32", list(signatures)
+            export(twin, facts, golden.rows, place, names, golden.answers, tolerance)
+            litert_model(place, export_dir, golden, signatures, tolerance)
+
     parts: dict[str, Callable[[], None]] = {
         "warm-up requests": lambda: warmup_requests(export_dir, facts, golden),
         "golden requests": lambda: golden_notes(export_dir, facts, tolerance),
-        "LiteRT conversion": lambda: litert_model(export_dir, golden, signatures, tolerance),
+        "LiteRT conversion": convert,
     }
     if facts.table is not None:  # LiteRT has no kernels for text, and the golden rows are codes, not requests
         del parts["golden requests"], parts["LiteRT conversion"]
@@ -89,15 +103,18 @@ def golden_notes(export_dir: Path, facts: ModelFacts, tolerance: float) -> None:
     write_json(export_dir / FOLDER / "golden.json", notes)
 
 
-def litert_model(export_dir: Path, golden: Golden, signatures: dict[str, Any], tolerance: float) -> None:
-    """Convert the numeric signatures, and keep the result if it answers as training did.
+def litert_model(
+    saved_model: Path, export_dir: Path, golden: Golden, signatures: dict[str, Any], tolerance: float
+) -> None:
+    """Convert the numeric signatures of ``saved_model``, and keep the result beside ``export_dir``'s own if it answers
+    as training did.
 
     Raises:
         TrainingFailed: format_not_possible.
         ValueError: it answers something else.
     """
     names = [name for name in litert.NUMERIC if name in signatures]
-    content = litert.convert(export_dir, names)
+    content = litert.convert(saved_model, names)
     answers = golden.answers
     if answers is None:
         raise ValueError("no golden answers to compare with")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from services.worker.protocol import Finished, RunDir, TrainingRequest
 from services.worker.training import beside, kept, manifest
 from services.worker.training.emitter import Emitter
-from services.worker.training.export import answers_of, export, tolerance_of
+from services.worker.training.export import answers_of, export
 from services.worker.training.kept import Golden
 from services.worker.training.model_facts import ModelFacts
 from shared.specs import TrainJob
@@ -48,7 +48,7 @@ def end(
     manifest.write(run_dir.export, facts, **more)
     if job.publish is not None:
         share(run_dir.kept, run_dir.export / beside.FOLDER)
-        beside.write(run_dir.export, facts, golden, exported.signatures, tolerance_of(model), emit.warn)
+        beside.write(run_dir.export, model, facts, golden, exported.signatures, emit.warn)
     emit.note(export={"largest_difference": exported.largest_difference})
     return Finished(
         metrics=metrics,

@@ -6,6 +6,7 @@ Which signatures there are, ``signatures`` says.
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -52,6 +53,7 @@ def export(
     target: Path,
     names: list[str] | None = None,
     expected: Array | None = None,
+    tolerance: float | None = None,
 ) -> Exported:
     """Write the SavedModel to ``target``, replacing an earlier one, once it has proven to answer as ``model`` does.
 
@@ -59,6 +61,7 @@ def export(
         rows: some rows of the data, on which it is proven.
         names: of signatures; None: those of a train job.
         expected: what the original answers to ``rows``; None: what ``model`` does.
+        tolerance: how far its answers may be from these; None: as far as those of ``model``'s precision may.
 
     Raises:
         TrainingFailed: export_mismatch.
@@ -72,7 +75,7 @@ def export(
     try:
         _write(model, facts, names, staging)
         wanted = answers_of(model, facts, rows) if expected is None else expected
-        exported = _prove(facts, rows, wanted, staging, tolerance_of(model))
+        exported = _prove(facts, rows, wanted, staging, tolerance or tolerance_of(model))
         shutil.rmtree(target, ignore_errors=True)
         staging.rename(target)
     finally:
@@ -101,6 +104,31 @@ def difference(answer: Array, expected: Array) -> float:
     """The largest difference of any number, relative to the largest one expected (1 at least)."""
     scale = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(answer - expected).max()) / scale
+
+
+def in_full_precision(model: keras.Model) -> keras.Model:
+    """``model``, or its twin with the same weights that computes in float32 where it computes in less: LiteRT and ONNX
+    have no kernels for mixed precision.
+    """
+    if tolerance_of(model) == TOLERANCE:
+        return model
+    config = json.loads(model.to_json())
+    _to_float32(config)
+    config.pop("compile_config", None)
+    twin = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _to_float32(node: Any) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _to_float32(item)
+    elif isinstance(node, dict):
+        if node.get("class_name") == "DTypePolicy":
+            node["config"] = {"name": "float32"}
+        for item in node.values():
+            _to_float32(item)
 
 
 def tolerance_of(model: keras.Model) -> float:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from services.worker.protocol import Finished, RunDir, StageEntered, TrainingRequest
 from services.worker.training import beside, ending, kept, manifest, sources
 from services.worker.training.emitter import Emitter
-from services.worker.training.export import TOLERANCE, answers_of, difference, tolerance_of
+from services.worker.training.export import TOLERANCE, answers_of, difference
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.formats import Writer
 from services.worker.training.sources import SourceModel
@@ -135,8 +135,7 @@ class ExportRun:
             original = source.file
             kept.in_place(folder / kept.MODEL, lambda path: shutil.copyfile(original, path))
         ending.share(folder, saved_model / beside.FOLDER)
-        tolerance = tolerance_of(source.model)
-        beside.write(saved_model, source.facts, golden, signatures, tolerance, self.emit.warn)
+        beside.write(saved_model, source.model, source.facts, golden, signatures, self.emit.warn)
 
 
 def _expected(source: SourceModel) -> Any:

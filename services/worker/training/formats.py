@@ -19,7 +19,7 @@ import tensorflow as tf
 from services.worker.training import export as saved_models
 from services.worker.training import kept, litert, sources
 from services.worker.training.data.record import Array
-from services.worker.training.export import answers_of, difference, tolerance_of
+from services.worker.training.export import answers_of, difference, in_full_precision, tolerance_of
 from services.worker.training.failures import TrainingFailed, shorten
 from services.worker.training.model_facts import ModelFacts
 from services.worker.training.sources import SourceModel
@@ -159,12 +159,13 @@ class Writer:
         target = self.folder / ".numeric"
         if not target.exists():
             saved_models.export(
-                self.source.model,
+                in_full_precision(self.source.model),
                 facts,
                 self.source.golden.rows,
                 target,
                 names=wanted,
                 expected=self.expected,
+                tolerance=tolerance_of(self.source.model),
             )
         return target, wanted
 
@@ -173,7 +174,7 @@ class Writer:
         path = self.folder / "model.onnx"
         spec = tf.TensorSpec((None, *facts.input_shape), tf.float32, name=facts.input_alias)
         try:
-            served(self.source.model, facts).export(
+            served(in_full_precision(self.source.model), facts).export(
                 str(path), format="onnx", input_signature=[spec], opset_version=item.opset, verbose=False
             )
         except ImportError as error:
