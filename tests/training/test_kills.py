@@ -129,7 +129,7 @@ def die(job: Job, kill: Kill, chance: random.Random) -> None:
     if kill.what == "writing":
         _wait_for_a_write(job, chance.randrange(1, 30_000))
     else:
-        job.wait_for(kill.seen)
+        job.wait_for(kill.seen, timeout=180)
         time.sleep(kill.after)
     os.kill(job.trainer.pid, signal.SIGKILL)
     assert job.finish() == -signal.SIGKILL, job.tail()
@@ -137,7 +137,7 @@ def die(job: Job, kill: Kill, chance: random.Random) -> None:
 
 def _wait_for_a_write(job: Job, count: int) -> None:
     """Until the program has written ``count`` bytes of a checkpoint: its temporary files are pipes, which we read."""
-    job.wait_for(lambda event: event["event"] == "progress")
+    job.wait_for(lambda event: event["event"] == "progress", timeout=180)
     folder = job.run_dir / "checkpoints"
     folder.mkdir(exist_ok=True)
     poll = select.poll()
@@ -150,7 +150,7 @@ def _wait_for_a_write(job: Job, count: int) -> None:
                 pipes.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
                 poll.register(pipes[-1], select.POLLIN)
     try:
-        (pipe, _), *_ = poll.poll(30_000)
+        (pipe, _), *_ = poll.poll(120_000)
         assert os.read(pipe, count)
     finally:
         for pipe in pipes:
@@ -239,21 +239,22 @@ def go_through(supervisor: Supervisor, spec: dict[str, Any], data: Path, plan: l
         die(job, kill, chance)
         job.trainer.close()
         supervisor.jobs.remove(job)
-    last = supervisor.run(spec, data=data, run="broken", attempt=len(plan) + 1)
+    last = supervisor.start(spec, data=data, run="broken", attempt=len(plan) + 1)
+    assert last.finish(timeout=300) == 0, last.tail()
     assert last.noted()["resumed_from"]["total"] > 0
     return last
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes in all on a quiet machine
 @pytest.mark.parametrize(
     ("fit", "every", "seed", "mirrored"),
     [
         ({"callbacks": PLATEAU}, 20, 1, False),
         ({"callbacks": SCHEDULED, "optimizer": AVERAGING}, "0.01s", 2, False),
         ({"callbacks": PLATEAU, "batch_size": 25}, 20, 3, True),
-        ({"callbacks": SCHEDULED[:1] + SCHEDULED[2:], "batch_size": 25}, "epoch", 4, True),
     ],
-    ids=["steps", "seconds", "mirrored-steps", "mirrored-epochs"],
+    ids=["steps", "seconds", "mirrored"],
 )
 def test_ten_kills_change_nothing(
     supervisor: Supervisor, digits: Path, fit: dict[str, Any], every: Any, seed: int, mirrored: bool
@@ -265,5 +266,6 @@ def test_ten_kills_change_nothing(
             "strategy": {"kind": "mirrored", "preflight": False},
             "devices": {"virtual_devices": 2},
         }
-    whole = supervisor.run(spec, data=digits, run="whole")
+    whole = supervisor.start(spec, data=digits, run="whole")
+    assert whole.finish(timeout=300) == 0, whole.tail()
     assert_equal(whole, go_through(supervisor, spec, digits, a_plan(seed, kills=10)))

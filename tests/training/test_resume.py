@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from filelock import FileLock
 
+from shared import checkpoint_files
 from tests.training.conftest import DIGITS_JOB, Supervisor, changed
 
 # Dropout makes the seed generators' state matter, Adam the optimizer's, the callbacks theirs
@@ -119,6 +120,52 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(supervisor: Supe
     assert [event["code"] for event in job.of("warning")] == ["checkpoint_damaged"]
     assert job.noted()["resumed_from"] == {"epoch": 1, "step": 0, "total": 24}
     assert [event["epoch"] for event in job.of("epoch")] == [2]
+
+
+def test_when_no_checkpoint_is_sound_training_starts_from_scratch_with_warnings(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    logged = changed(
+        DIGITS_JOB, fit={"callbacks": [{"name": "CSVLogger", "params": {"filename": "log.csv"}}]}
+    )
+    first = supervisor.run(logged, data=digits)
+    folder = supervisor.home / "run/checkpoints"
+    arrays, notes = sorted(folder.glob("*.npz")), sorted(folder.glob("*.json"))
+    arrays[0].write_bytes(arrays[0].read_bytes()[:100])
+    notes[1].write_text(notes[1].read_text()[:100])
+    (folder / ".000009-00000000.npz.tmp").write_bytes(b"half")
+    again = supervisor.run(logged, data=digits)
+    codes = [event["code"] for event in again.of("warning")]
+    assert codes == ["checkpoint_damaged", "checkpoint_damaged", "checkpoint_none"]
+    assert [event["epoch"] for event in again.of("epoch")] == [1, 2]
+    assert [line.split(",")[0] for line in (first.run_dir / "log.csv").read_text().splitlines()] == [
+        "epoch",
+        "0",
+        "1",
+    ]
+    assert not list(folder.glob(".*"))
+
+
+def test_a_retry_in_a_folder_of_its_own_has_the_whole_history(supervisor: Supervisor, digits: Path) -> None:
+    callbacks = [
+        {"name": "CSVLogger", "params": {"filename": "log.csv"}},
+        {"name": "ModelCheckpoint", "params": {"filepath": "{epoch}.weights.h5", "save_weights_only": True}},
+    ]
+    spec = changed(DIGITS_JOB, fit={"epochs": 4, "deterministic": True, "callbacks": callbacks})
+    whole = supervisor.run(spec, data=digits, run="whole")
+    job = supervisor.start(spec, data=digits, run="old")
+    job.wait_for(lambda event: event["event"] == "checkpoint" and event["epoch"] == 2)
+    os.kill(job.trainer.pid, signal.SIGKILL)
+    job.finish()
+    folders = [supervisor.home / "new", supervisor.home / "old"]
+    retried = supervisor.run(spec, data=digits, run="new", resume_dirs=folders)
+    assert retried.noted()["resumed_from"]["epoch"] >= 2
+    assert retried.last["metrics"] == whole.last["metrics"]
+    for name in ("log.csv",):
+        assert (retried.run_dir / name).read_bytes() == (whole.run_dir / name).read_bytes()
+    assert len(list(retried.run_dir.glob("*.weights.h5"))) == 4
+    best = [file.path for file in checkpoint_files.listing(retried.run_dir) if file.best]
+    assert best == [file.path for file in checkpoint_files.listing(whole.run_dir) if file.best]
 
 
 def test_a_job_that_was_lost_after_training_is_only_evaluated_and_exported_again(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from services.worker.training import checkpoints
+from services.worker.training import checkpoints, run_files
 from services.worker.training.checkpoints import Checkpoint, Position
 from services.worker.training.data import debian, decoded
 from services.worker.training.data.tfds import cache_key
@@ -63,6 +65,77 @@ def test_a_damaged_checkpoint_is_reported_not_trusted(tmp_path: Path, harm: str)
     assert isinstance(newest, str)
     assert isinstance(before, Checkpoint)
     assert before.position.epoch == 1
+
+
+def test_a_write_that_was_cut_off_at_any_byte_is_no_checkpoint(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    checkpoints.write(tmp_path, a_checkpoint(1), keep=2)
+    path = checkpoints.write(tmp_path, a_checkpoint(2), keep=2)
+    for file in (path, path.with_suffix(".json")):
+        whole = file.read_bytes()
+        for size in [0, len(whole) - 1, *(chance.randrange(1, len(whole) - 1) for _ in range(40))]:
+            file.write_bytes(whole[:size])
+            assert [isinstance(found, str) for _, found in checkpoints.newest(tmp_path)] == [True, False]
+        for _ in range(40):
+            harmed = bytearray(whole)
+            harmed[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+            file.write_bytes(harmed)
+            assert [isinstance(found, str) for _, found in checkpoints.newest(tmp_path)] == [True, False]
+        file.write_bytes(whole)
+    assert not any(isinstance(found, str) for _, found in checkpoints.newest(tmp_path))
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    for epoch in range(1, 7):
+        best = {"file": f"{Position(min(epoch, 2)).stem}.npz", "value": 0.5}
+        checkpoints.write(tmp_path, replace(a_checkpoint(epoch), best=best, metrics={"loss": 1.0}), keep=2)
+    assert sorted(path.stem for path in tmp_path.glob("*.npz")) == [
+        Position(epoch).stem for epoch in (2, 5, 6)
+    ]
+
+
+def test_what_is_newer_than_the_place_one_goes_on_from_is_deleted(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        checkpoints.write(tmp_path, a_checkpoint(epoch), keep=5)
+    (tmp_path / ".000004-00000000.npz.tmp").write_text("half")
+    checkpoints.discard_after(tmp_path, Position(2))
+    assert {path.stem for path in tmp_path.iterdir()} == {Position(1).stem, Position(2).stem}
+    checkpoints.discard_after(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+    checkpoints.discard_after(tmp_path / "none", None)
+
+
+def test_another_runs_checkpoint_is_taken_over_with_its_best_one(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for epoch in (1, 2, 3):
+        checkpoints.write(old, a_checkpoint(epoch), keep=5)
+    newest = replace(a_checkpoint(3), best={"file": f"{Position(1).stem}.npz"})
+    checkpoints.adopt(old, new, newest)
+    found = [c.position.epoch for _, c in checkpoints.newest(new) if isinstance(c, Checkpoint)]
+    assert found == [3, 1]
+
+
+def test_files_that_grow_are_taken_back_to_what_was_noted(tmp_path: Path) -> None:
+    root, other = tmp_path / "run", tmp_path / "other"
+    for folder in (root, other):
+        (folder / "train/deep").mkdir(parents=True)
+        (folder / "log.csv").write_text("one\ntwo\n")
+        (folder / "train/events").write_bytes(b"12345")
+        (folder / "train/deep/later").write_text("x")
+        (folder / "best.keras").write_text("model")
+    noted = {"log.csv": 4, "train/events": 5, "best.keras": run_files.WHOLE, "short": 9}
+    warned: list[str] = []
+    present = [root / "log.csv", root / "train/events", root / "train/deep/later"]
+    run_files.take_back(root, noted, present, lambda code, _: warned.append(code))
+    assert (root / "log.csv").read_text() == "one\n"
+    assert not (root / "train/deep").exists()
+    assert warned == ["file_lost"]
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    run_files.take_back(copied, {"log.csv": 4, "best.keras": run_files.WHOLE}, [], lambda *_: None, other)
+    assert (copied / "log.csv").read_text() == "one\n"
+    assert (copied / "best.keras").read_text() == "model"
+    assert (other / "log.csv").read_text() == "one\ntwo\n"
 
 
 def test_a_failed_write_leaves_the_older_checkpoint_and_no_scraps(tmp_path: Path) -> None:
