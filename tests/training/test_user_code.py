@@ -166,6 +166,33 @@ def test_an_error_of_theirs_has_their_file_and_line(
     assert len(json.dumps(failed)) < 10_000
 
 
+def test_a_layer_that_cant_be_written_down_is_told_before_training(
+    supervisor: Supervisor, digits: Path, tmp_path: Path
+) -> None:
+    source = """
+        import keras
+
+        class Silent(keras.layers.Layer):
+            def __init__(self, function):
+                super().__init__()
+                self.function = function
+
+            def call(self, x):
+                return self.function(x)
+
+        def build_model(params):
+            return keras.Sequential([keras.layers.Flatten(), Silent(lambda x: x / 255), keras.layers.Dense(10)])
+    """
+    code = written(tmp_path, "silent", source)
+    spec = {
+        "model": {"builder": "silent"},
+        "dataset": {"npz": "ds_x"},
+        "fit": {"epochs": 1, "batch_size": 64},
+    }
+    failed = supervisor.fail(spec, data=digits, code=code)
+    assert (failed["code"], "get_config" in failed["hint"]) == ("user_code", True), failed
+
+
 def test_an_error_while_training_is_theirs_too(supervisor: Supervisor, digits: Path, tmp_path: Path) -> None:
     source = """
         import keras, tensorflow as tf

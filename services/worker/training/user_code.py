@@ -232,6 +232,15 @@ def blame(error: BaseException) -> TrainingFailed | None:
         return error
     if explain(error).code in _OURS:
         return None
+    if isinstance(error, NotImplementedError) and "get_config" in str(
+        error
+    ):  # Keras could not write the model down
+        return TrainingFailed(
+            "user_code",
+            shorten(str(error), 600),
+            "Give that class a get_config that returns the arguments of its __init__ as plain values.",
+            detail=_detail(error),
+        )
     seen: BaseException | None = error
     while seen is not None:
         if _place(seen) is not None:
