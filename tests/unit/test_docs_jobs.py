@@ -13,6 +13,7 @@ from shared.specs import parse_job
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [
     "checkpoints.md",
+    "data.md",
     "devices.md",
     "errors.md",
     "exports.md",
