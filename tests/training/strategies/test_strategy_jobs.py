@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,11 @@ def test_a_job_on_two_replicas_is_the_job_on_one_with_the_global_batch(
             assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
 
 
+def _weights(run_dir: Path) -> list[np.ndarray[Any, Any]]:
+    loaded = tf.saved_model.load(str(run_dir / "export"))
+    return [variable.numpy() for variable in loaded.variables]
+
+
 def test_preflight_leaves_no_trace(supervisor: Supervisor, digits: Path) -> None:
     job = changed(ON_TWO, fit={"epochs": 1}, dataset={"npz": "ds_digits", "cache": False})
     weights = []
@@ -49,10 +57,34 @@ def test_preflight_leaves_no_trace(supervisor: Supervisor, digits: Path) -> None
             with_strategy(job, kind="mirrored", preflight=asked), data=digits, run=f"preflight_{asked}"
         )
         assert ("preflight" in done.noted()) is asked
-        loaded = tf.saved_model.load(str(done.run_dir / "export"))
-        weights.append([variable.numpy() for variable in loaded.variables])
+        weights.append(_weights(done.run_dir))
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_killed_job_goes_on_exactly_and_on_one_device_to_rounding(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    # batches are small, so that there is time to kill it
+    job = with_strategy(changed(ON_TWO, fit={"batch_size": 4}), kind="mirrored", preflight=False)
+    job["checkpoint"] = {"every": 20}
+    whole = supervisor.run(job, data=digits, run="whole")
+
+    broken = supervisor.start(job, data=digits, run="broken")
+    broken.wait_for(lambda event: event["event"] == "checkpoint")
+    os.kill(broken.trainer.pid, signal.SIGKILL)
+    broken.finish()
+    shutil.copytree(broken.run_dir / "checkpoints", tmp := supervisor.home / "kept" / "checkpoints")
+    resumed = supervisor.run(job, data=digits, run="broken")
+    assert resumed.noted()["resumed_from"]["total"] >= 20
+    for one, other in zip(_weights(whole.run_dir), _weights(resumed.run_dir), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    alone = changed(job, fit={"batch_size": 8}) | {"strategy": {"kind": "default"}}
+    smaller = supervisor.run(alone, data=digits, run="alone", resume_dirs=[tmp.parent])
+    assert smaller.noted()["resumed_from"]["total"] >= 20
+    for one, other in zip(_weights(whole.run_dir), _weights(smaller.run_dir), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize(
