@@ -44,7 +44,13 @@ def test_it_starts_small_and_without_tensorflow(board: Board) -> None:
     assert process.memory_info().rss < 100e6
     assert not [item for item in process.memory_maps() if "libtensorflow" in item.path]
     assert not process.children(), "the fast loader would be a process that outlives a SIGKILL"
-    assert board.seconds < 10  # 0.7 s on a quiet machine; this one may be busy
+    used = process.cpu_times()
+    # 0.6 s by the clock on a quiet machine; a busy one still needs no more of the processor
+    print(
+        f"start {board.seconds:.2f} s, {used.user + used.system:.2f} s of CPU, {process.memory_info().rss / 1e6:.0f} MB"
+    )
+    assert used.user + used.system < 5
+    assert board.seconds < 60
 
 
 def test_it_lives_below_its_prefix_only(board: Board) -> None:
