@@ -76,12 +76,13 @@ def _check_file(spec: FromFileModel, path: Path) -> None:
 
 
 def possible_signatures(facts: dict[str, Any]) -> list[str]:
-    """Names of the signatures that make sense for a model of which these facts are kept."""
-    image = facts["input"]["kind"] == "image"
-    classes = facts.get("classes") is not None
+    """Names of the signatures that make sense for a model of which these facts are kept; as the trainer has them."""
+    row = facts["input"]
+    image = row["kind"] == "image"
+    readable = not image or row["shape"][-1] in (1, 3, 4)  # as PNG files have channels
     found = ["serving_default"]
     if image:
-        found += [*(["pixels"] if facts["input"].get("dtype") == "uint8" else []), "image_bytes"]
-    if classes:
-        return [*found, "class_names", "classify"]
-    return [*found, "regress"] if facts.get("outputs") == 1 else found
+        found += [*(["pixels"] if row.get("dtype") == "uint8" else []), *(["image_bytes"] if readable else [])]
+    if facts.get("classes") is not None:
+        return [*found, "class_names", *(["classify"] if readable else [])]
+    return [*found, "regress"] if facts.get("outputs") == 1 and readable else found

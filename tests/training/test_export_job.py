@@ -184,3 +184,38 @@ def test_numbers_are_served_by_regress_and_a_strict_limit_refuses_a_coarse_quant
     failed = export(supervisor, trained.run_dir, fails=True, formats=[coarse])
     assert failed["code"] == "export_mismatch"
     assert "tflite_int8" in failed["message"]
+
+
+def test_a_table_with_text_is_exported_where_text_can_be_looked_up(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(3)
+    colors = random.choice(["red", "green", "blue"], 240)
+    sizes = random.normal(size=240)
+    lines = [
+        f"{c},{s:.3f},{'yes' if (c == 'red') ^ (s > 0) else 'no'}" for c, s in zip(colors, sizes, strict=True)
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("color,size,buys\n" + "\n".join(lines) + "\n")
+    spec = {"model": {"builder": "mlp", "params": {"units": [8]}}, "dataset": {"csv": "ds_t", "label": "buys"},
+            "fit": {"epochs": 2, "batch_size": 16}}  # fmt: skip
+    trained = supervisor.run(spec, data=path, run="trained")
+    job = export(supervisor, trained.run_dir, formats=["saved_model", "keras"], publish={"model": "m"})
+    assert not job.of("warning")
+    folder = job.run_dir / "export/saved_model"
+    signatures = tf.saved_model.load(str(folder)).signatures
+    raw = {"color": tf.constant(["red", "mauve"]), "size": tf.constant([0.5, -1.0])}
+    named = signatures["class_names"](**raw)
+    chosen = signatures["serving_default"](**raw)["probabilities"].numpy().argmax(axis=1)
+    assert [name.decode() for name in named["class"].numpy()] == [["no", "yes"][index] for index in chosen]
+    failed = export(supervisor, trained.run_dir, fails=True, formats=["tflite"])
+    assert failed["code"] == "format_not_possible"
+    assert "lookup of text" in failed["message"]
+    # the same columns may be trained on further; a category more would shift the codes
+    tuned = spec | {"model": {"from_job": {"job": "job_trained"}}}
+    source = {"folder": trained.run_dir / "kept", "root": trained.run_dir}
+    supervisor.run(tuned, data=path, run="tuned", source=source)
+    path.write_text(path.read_text() + "\n".join("mauve,1.0,no" for _ in range(30)) + "\n")
+    failed = supervisor.fail(tuned, data=path, run="other", source=source)
+    assert failed["code"] == "shape_mismatch"
+    assert "categories" in failed["message"]
