@@ -82,7 +82,10 @@ def possible_signatures(facts: dict[str, Any]) -> list[str]:
     readable = not image or row["shape"][-1] in (1, 3, 4)  # as PNG files have channels
     found = ["serving_default"]
     if image:
-        found += [*(["pixels"] if row.get("dtype") == "uint8" else []), *(["image_bytes"] if readable else [])]
+        found += [
+            *(["pixels"] if row.get("dtype") == "uint8" else []),
+            *(["image_bytes"] if readable else []),
+        ]
     if facts.get("classes") is not None:
         return [*found, "class_names", *(["classify"] if readable else [])]
     return [*found, "regress"] if facts.get("outputs") == 1 and readable else found
