@@ -12,7 +12,8 @@ from shared.store.claims import ClaimStore, Report, Swept
 from shared.store.database import Database
 from shared.store.datasets import Dataset, DatasetStore
 from shared.store.jobs import JobStore, Series
-from shared.store.labels import Label, LabelStore, ModelEvent, Traffic, Wanted
+from shared.store.label_rows import Label, ModelEvent, Traffic, Wanted
+from shared.store.labels import LabelStore
 from shared.store.migrate import current_revision, head_revision, migrate
 from shared.store.models import Model, ModelStore, Publication, Version
 from shared.store.workers import Worker, WorkerStore

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from shared.errors import Conflict, NotFound, StaleClaim
 from shared.jobs import Claim, JobState, Page
 from shared.store.database import Database, json_safe
-from shared.store.labels import holders
+from shared.store.label_rows import holders
 from shared.store.schema import jobs, model_labels, model_versions, models
 
 

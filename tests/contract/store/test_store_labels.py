@@ -8,7 +8,8 @@ from sqlalchemy import update
 from shared.errors import Conflict, NotFound
 from shared.specs.traffic import LabelRoute
 from shared.store import Store, Wanted
-from shared.store.labels import HISTORY, RELEASE_SECONDS
+from shared.store.label_rows import RELEASE_SECONDS
+from shared.store.labels import HISTORY
 from shared.store.schema import models
 from tests.contract.store.publishing import publish
 
