@@ -55,10 +55,10 @@ class DeviceSpec(Spec):
         "auto", description="Compile the training step with XLA. auto: where Keras would, so never on CPUs."
     )
     intra_op_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="Threads within one op. Null: chosen by the cores."
+        None, description="Threads within one op. Null: as many as cores."
     )
     inter_op_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="Ops that run at once. Null: chosen by the cores."
+        None, description="Ops that run at once. Null: TensorFlow's default, as many as cores."
     )
 
     @field_validator("visible")

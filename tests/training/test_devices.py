@@ -100,6 +100,20 @@ def test_precision_is_the_models_and_outputs_stay_float32(
     assert again.noted()["resumed_from"]["epoch"] == 5
 
 
+def test_replicas_on_logical_cpus_train_in_half_precision_and_without_xla(
+    supervisor: Supervisor, digits: Path
+) -> None:
+    request = spec(
+        {"virtual_devices": 2, "xla": True, "mixed_precision": "mixed_float16"},
+        strategy={"kind": "mirrored"},
+        fit={"epochs": 3, "batch_size": 25, "learning_rate": 0.005},
+    )
+    job = supervisor.run(request, data=digits)
+    assert warnings(job) == ["float16_on_cpu", "xla_off"]
+    assert job.noted()["replicas"] == 2
+    assert job.last["metrics"]["test_accuracy"] > 0.6
+
+
 def model_from_json() -> keras.Model:
     """Architectures in JSON name float32 for every layer."""
     model = keras.Sequential(

@@ -9,8 +9,6 @@ from services.worker.training.failures import TrainingFailed
 from shared.specs import DeviceSpec
 from shared.specs.devices import Precision
 
-FEW_CORES = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -44,7 +42,6 @@ class Plan:
         growth: memory growth of each visible GPU; None leaves it alone.
         limits: memory limits in MB of the logical devices of each visible GPU, by GPU; empty: not split.
         logical_cpus: how many logical devices the CPU is split into.
-        intra_op_threads, inter_op_threads: None leaves them to TensorFlow.
         warnings: (code, sentence) for each option that does not do here what it says.
     """
 
@@ -52,8 +49,6 @@ class Plan:
     growth: bool | None = None
     limits: dict[int, list[int]] = field(default_factory=dict)
     logical_cpus: int = 1
-    intra_op_threads: int | None = None
-    inter_op_threads: int | None = None
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -62,8 +57,8 @@ class Plan:
         return "GPU" if self.gpus else "CPU"
 
 
-def make(spec: DeviceSpec, machine: Machine, *, alone: bool = True) -> Plan:
-    """Decide. ``alone``: steps are all that runs: no other replica, no pipeline that reads rows.
+def make(spec: DeviceSpec, machine: Machine) -> Plan:
+    """Decide.
 
     Raises:
         TrainingFailed: device_unavailable when a device is named that is not there, device_invalid when one can't be
@@ -75,17 +70,7 @@ def make(spec: DeviceSpec, machine: Machine, *, alone: bool = True) -> Plan:
     else:
         _on_cpu(spec, plan)
     plan.warnings += [(code, text) for code, text in _doubts(spec.mixed_precision, machine, plan)]
-    plan.intra_op_threads, plan.inter_op_threads = spec.intra_op_threads, spec.inter_op_threads
-    if spec.inter_op_threads is None and alone and _one_op_at_a_time(machine, plan):
-        plan.inter_op_threads = 1
     return plan
-
-
-def _one_op_at_a_time(machine: Machine, plan: Plan) -> bool:
-    """On few cores one op that has them all is faster than several that share them. Where replicas wait for each
-    other inside of ops, one thread would wait for ever; where rows are read meanwhile, reading would wait.
-    """
-    return not plan.gpus and plan.logical_cpus == 1 and machine.cores <= FEW_CORES
 
 
 def _doubts(precision: Precision, machine: Machine, plan: Plan) -> Iterator[tuple[str, str]]:

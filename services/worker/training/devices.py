@@ -71,20 +71,19 @@ class Port:
             tf.config.threading.set_inter_op_parallelism_threads(inter)
 
 
-def apply(spec: DeviceSpec, emit: Emitter, *, alone: bool = True, port: Port | None = None) -> Plan:
+def apply(spec: DeviceSpec, emit: Emitter, *, port: Port | None = None) -> Plan:
     """Set up TensorFlow as ``spec`` asks for; what does not apply here is told as a warning.
 
     Args:
         spec: the job's options.
         emit: takes the warnings.
-        alone: steps are all that runs: no other replica waits for this one, and no pipeline reads rows meanwhile.
         port: TensorFlow's, but in tests.
 
     Raises:
         TrainingFailed: device_unavailable, device_invalid.
     """
     port = port or Port()
-    plan = device_plan.make(spec, machine(port, measure_memory=spec.virtual_devices is not None), alone=alone)
+    plan = device_plan.make(spec, machine(port, measure_memory=spec.virtual_devices is not None))
     for code, message in plan.warnings:
         emit.warn(code, message)
     gpus = port.physical("GPU")
@@ -101,7 +100,7 @@ def apply(spec: DeviceSpec, emit: Emitter, *, alone: bool = True, port: Port | N
         tf.config.set_soft_device_placement(spec.soft_placement)
     if spec.log_placement:
         tf.debugging.set_log_device_placement(True)
-    port.use_threads(intra=plan.intra_op_threads, inter=plan.inter_op_threads)
+    port.use_threads(intra=spec.intra_op_threads, inter=spec.inter_op_threads)
     keras.mixed_precision.set_dtype_policy(spec.mixed_precision)
     return plan
 

@@ -74,8 +74,7 @@ class Run:
         run_dir = RunDir(self.request.files_dir)
         run_dir.root.mkdir(parents=True, exist_ok=True)
         self._stage("preparing_data")
-        alone = job.strategy.kind in ("default", "one_device") and job.dataset.cache is not False
-        self._plan = plan = devices.apply(job.devices, self.emit, alone=alone)
+        self._plan = plan = devices.apply(job.devices, self.emit)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
         self.stop.install()  # TensorFlow's coordination service has put a handler of its own in the place of ours

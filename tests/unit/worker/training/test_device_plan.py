@@ -86,15 +86,6 @@ def test_the_cpu_alone_hides_gpus() -> None:
     assert (found.gpus, found.kind, found.logical_cpus, found.limits) == ([], "CPU", 2, {})
 
 
-def test_few_cores_run_one_op_at_a_time_unless_something_waits() -> None:
-    eight = Machine(gpus=0, cores=8, built_with_cuda=False)
-    assert plan(CPU).inter_op_threads == 1
-    assert plan(CPU, inter_op_threads=3, intra_op_threads=2).inter_op_threads == 3
-    for other in (plan(eight), plan(TWO_GPUS), plan(CPU, virtual_devices=2)):
-        assert other.inter_op_threads is None
-    assert device_plan.make(DeviceSpec(), CPU, alone=False).inter_op_threads is None
-
-
 def test_precision_that_gains_nothing_is_told() -> None:
     old = Machine(gpus=2, cores=8, built_with_cuda=True, capabilities=((6, 1), (8, 9)))
     found = plan(old, mixed_precision="mixed_float16")
