@@ -27,7 +27,7 @@ from shared.specs.devices import DeviceSpec
 from shared.specs.export import ExportFields
 from shared.specs.fit import FitSpec
 from shared.specs.model import ModelSpec, UserModel
-from shared.specs.strategy import DefaultStrategy, StrategySpec
+from shared.specs.strategy import DefaultStrategy, ParameterServerStrategy, StrategySpec
 from shared.specs.tensorboard import TensorBoardSpec
 
 
@@ -116,6 +116,12 @@ class TrainJob(JobFields):
     def _can_learn(self) -> TrainJob:
         if self.fit.optimizer is not None or not isinstance(self.model, UserModel):
             self.devices.check_optimizer(self.fit.optimizer.name if self.fit.optimizer else "adam")
+        asynchronous = isinstance(self.strategy, ParameterServerStrategy) and self.strategy.workers > 1
+        if asynchronous and self.fit.deterministic:
+            raise ValueError(
+                "fit.deterministic does not go with several workers of parameter_server, which apply their steps as "
+                "they come: set strategy.workers to 1, or choose multi_worker_mirrored"
+            )
         return self
 
 

@@ -104,6 +104,10 @@ class Run:
         if opened.replicas > 1 and isinstance(job.strategy, Replicated) and job.strategy.preflight:
             self._stage("preflight")
             self._preflight(data, steps, compiled, opened)
+        elif isinstance(opened, Coordinated):
+            self.emit.note(
+                preflight={"result": "skipped", "why": "steps of several workers have no set order"}
+            )
         training = self._train(job, data, model, steps, run_dir)
         self.emit.note(weights=provenance.weights_digest(model))
         metrics = self._evaluate(data, steps, training, logits=compiled.logits)

@@ -176,3 +176,9 @@ def test_checkpoints_by_nonsense_are_refused() -> None:
         parse_job(train_request(checkpoint={"every": "0s"}))
     assert train_spec(checkpoint={"best": "val_accuracy"}).checkpoint.best.monitor == "val_accuracy"
     assert refusal(tensorboard={"profile": [5, 3]}).startswith("tensorboard.profile")
+
+
+def test_steps_of_several_parameter_server_workers_can_not_be_deterministic() -> None:
+    fit = {"epochs": 1, "deterministic": True}
+    assert "multi_worker_mirrored" in refusal(fit=fit, strategy={"kind": "parameter_server", "workers": 2})
+    assert train_spec(fit=fit, strategy={"kind": "parameter_server", "workers": 1}).fit.deterministic

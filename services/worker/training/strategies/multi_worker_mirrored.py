@@ -94,8 +94,15 @@ def open(spec: MultiWorkerMirroredStrategy) -> OpenStrategy:
     """Connect to the other workers, which ``TF_CONFIG`` names; returns when all are there.
 
     Raises:
+        TrainingFailed: strategy_unavailable.
         tf.errors.UnknownError: this worker's port is taken.
     """
+    if spec.communication == "nccl" and not tf.config.list_physical_devices("GPU"):
+        raise TrainingFailed(
+            "strategy_unavailable",
+            "strategy.communication is nccl, which is for GPUs, and this worker has none.",
+            "Use ring, or auto.",
+        )
     options = tf.distribute.experimental.CommunicationOptions(
         implementation={
             "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
