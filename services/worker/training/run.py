@@ -101,13 +101,7 @@ class Run:
         facts = model_facts.of_training(data, head, compiled)
         golden = kept.golden_rows(data)
         kept.begin(run_dir.kept, model, facts, golden, job=self.request.job_id)
-        if opened.replicas > 1 and isinstance(job.strategy, Replicated) and job.strategy.preflight:
-            self._stage("preflight")
-            self._preflight(data, steps, compiled, opened)
-        elif isinstance(opened, Coordinated):
-            self.emit.note(
-                preflight={"result": "skipped", "why": "steps of several workers have no set order"}
-            )
+        self._preflight(job, data, steps, compiled, opened)
         training = self._train(job, data, model, steps, run_dir)
         self.emit.note(weights=provenance.weights_digest(model))
         metrics = self._evaluate(data, steps, training, logits=compiled.logits)
@@ -182,7 +176,18 @@ class Run:
         if taken is not None:
             self.emit.note(memory=taken.facts())
 
-    def _preflight(self, data: TrainingData, steps: Steps, compiled: Compiled, opened: OpenStrategy) -> None:
+    def _preflight(
+        self, job: TrainJob, data: TrainingData, steps: Steps, compiled: Compiled, opened: OpenStrategy
+    ) -> None:
+        if not (isinstance(job.strategy, Replicated) and job.strategy.preflight):
+            return
+        if isinstance(opened, Coordinated):
+            why = "steps of several workers have no set order"
+            self.emit.note(preflight={"result": "skipped", "why": why})
+            return
+        if opened.replicas < 2:
+            return
+        self._stage("preflight")
         from services.worker.training import preflight  # only jobs on replicas need it
 
         def on_one_device(model: keras.Model) -> Steps:
