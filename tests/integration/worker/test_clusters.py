@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from services.worker.publish import Publisher
 from shared.jobs import AttemptOutcome, Job, JobState
 from shared.model_repo import ModelRepo
 from shared.serving_client import ServingClient
+from shared.serving_config import ServingConfig
 from shared.specs import parse_job
 from tests.conftest import Broker
 from tests.integration.worker.conftest import Stack, alive
@@ -46,8 +48,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def architecture() -> dict[str, Any]:
     """Batch normalisation and dropout, which replicas most easily get wrong."""
-    import json
-
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -149,12 +149,12 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
 ) -> None:
     job_id = stack.submit(**request_for(mirrored(), BATCH // 2))
 
-    members = pids(until_step(stack, job_id, 150))
+    members = pids(until_step(stack, job_id, 100))
     os.kill(members[1], signal.SIGKILL)
     stack.until(lambda: stack.job(job_id).attempt == 2, 15)
     assert not any(map(alive, members)), "a cluster ends as a whole"
 
-    members = pids(until_step(stack, job_id, 350))
+    members = pids(until_step(stack, job_id, 250))
     worker = stack.processes[-1]
     worker.terminate()
     assert worker.wait(30) == 0
@@ -162,7 +162,7 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
     assert not any(map(alive, members))
 
     worker = stack.worker()
-    members = pids(until_step(stack, job_id, 600))
+    members = pids(until_step(stack, job_id, 400))
     worker.kill()
     worker.wait()
     stack.until(lambda: not any(map(alive, members)), 2)
@@ -236,12 +236,18 @@ def test_two_workers_of_a_parameter_server_count_every_step_and_row_once(
     stack: Stack, request_for: Any, alone: Any
 ) -> None:
     strategy = {"kind": "parameter_server", "workers": 2, "ps": 1}
-    metrics = ["accuracy", {"name": "Sum", "params": {"name": "rows"}}]
-    fit = {"epochs": 3, "metrics": metrics[:1]}
-    job = stack.succeeded(stack.submit(**request_for(strategy, BATCH, **fit)))
+    # counts of rows are all that these four add up to
+    counts = ["TruePositives", "TrueNegatives", "FalsePositives", "FalseNegatives"]
+    job = stack.succeeded(stack.submit(**request_for(strategy, BATCH, epochs=3, metrics=counts)))
     state = state_of(stack, job)
     iterations = [int(value) for value in state.values() if value.ndim == 0 and value.dtype.kind == "i"]
     assert 3 * 24 in iterations
+    points = {event.data["epoch"]: event.data["metrics"] for event in stack.store.jobs.events(job.id).items
+              if event.type == "epoch"}  # fmt: skip
+    for metrics in points.values():
+        kinds = ("true_positives", "true_negatives", "false_positives", "false_negatives")
+        assert sum(metrics[kind] for kind in kinds) == 1500 * 10
+        assert sum(metrics[f"val_{kind}"] for kind in kinds) == 297 * 10
 
 
 class Thief:
@@ -273,7 +279,13 @@ def test_a_port_that_is_taken_meanwhile_is_not_the_jobs_failure(
         settings=stack.settings,
         worker_id="w",
         store=stack.store,
-        publisher=Publisher(stack.store, ModelRepo(stack.settings.paths.models), serving, 5),
+        publisher=Publisher(
+            stack.store,
+            ModelRepo(stack.settings.paths.models),
+            serving,
+            ServingConfig.of(stack.settings, stack.store),
+            stack.settings.publish_timeout_seconds,
+        ),
         preloader=thief,  # type: ignore[arg-type]
         stopping=threading.Event(),
     )
