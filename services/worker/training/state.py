@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,13 @@ class State:
         return _taken(self._variables)
 
     def give_back(self, arrays: Mapping[str, Array]) -> None:
-        """Assign what ``take`` took."""
+        """Assign what ``take`` took; on another number of replicas, what a reader of the copies would have seen."""
+        copies = Counter(key.rpartition("@")[0] for key in arrays if key.startswith("replicas/"))
         for name, variable in self._variables.items():
-            for part_name, part in _parts(name, variable):
+            parts = _parts(name, variable)
+            if copies[f"replicas/{name}"] != sum(1 for part_name, _ in parts if part_name != name):
+                parts = [(name, variable)]
+            for part_name, part in parts:
                 part.assign(tf.cast(arrays[part_name], part.dtype))
 
     def take_metrics(self) -> dict[str, Array]:
@@ -74,7 +79,7 @@ def _parts(name: str, variable: Any) -> list[tuple[str, Any]]:
     Reading such a variable adds or averages its copies, so what is read is for readers of the checkpoint, but no state
     to go on from.
     """
-    value = getattr(variable, "value", variable)
+    value = variable.value if isinstance(variable, keras.Variable) else variable
     if (
         isinstance(value, tf.distribute.DistributedValues)
         and getattr(value, "synchronization", None) == tf.VariableSynchronization.ON_READ
