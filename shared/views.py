@@ -168,7 +168,9 @@ class ArtifactView(View):
         description="saved_model, keras, h5, weights, tflite, onnx, npz, json, tensorboard, ..."
     )
     size_bytes: int
-    sha256: str
+    sha256: str | None = Field(
+        description="Null for what a page had no time to read: the next request has it."
+    )
     created_at: datetime = Field(description="When it was last written.")
     url: str = Field(description="Where it is downloaded.")
 

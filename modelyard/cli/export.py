@@ -95,7 +95,7 @@ def artifacts(
     print_table(
         ("NAME", "FORMAT", "SIZE", "SHA256", "WRITTEN"),
         (
-            (item.name, item.format, size(item.size_bytes), item.sha256[:12], ago(item.created_at))
+            (item.name, item.format, size(item.size_bytes), (item.sha256 or "")[:12], ago(item.created_at))
             for item in page.items
         ),
     )

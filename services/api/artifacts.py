@@ -25,6 +25,8 @@ from shared.errors import InvalidInput, NotFound
 ArchiveKind = Literal["zip", "tar.gz"]
 CHUNK = 1 << 20
 _KNOWN_HASHES = 20_000
+LISTED_BYTES = 2**30  # hashed for one page of a list; the next request goes on with the rest
+HASHED_ETAG_BYTES = 64 * 2**20  # a larger file is sent at once, not read twice
 _FORMATS = (
     (".weights.h5", "weights"),
     (".keras", "keras"),
@@ -137,14 +139,42 @@ class Hashes:
         self._known: OrderedDict[tuple[str, int, int, int], str] = OrderedDict()
         self._lock = threading.Lock()
 
+    def page(
+        self, files: list[Artifact], budget: int = LISTED_BYTES
+    ) -> Iterator[tuple[Artifact, str | None]]:
+        """Each file that is still there with its digest; None once ``budget`` bytes of others have been read."""
+        for item in files:
+            try:
+                digest = self.known(item.path)
+                if digest is None and budget > 0:
+                    digest = self.of(item.path)
+                    budget -= item.size_bytes
+            except FileNotFoundError:  # replaced since it was listed
+                continue
+            yield item, digest
+
+    def known(self, path: Path) -> str | None:
+        """Hex digest if the file was read before and has not changed since.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        with self._lock:
+            return self._known.get(_key(path))
+
+    def etag(self, item: Artifact) -> str:
+        """A strong ETag, always the same one for a file that has not changed."""
+        if item.size_bytes <= HASHED_ETAG_BYTES:
+            return f'"{self.of(item.path)}"'
+        return '"' + "-".join(f"{part:x}" for part in _key(item.path)[1:]) + '"'
+
     def of(self, path: Path) -> str:
         """Hex digest.
 
         Raises:
             FileNotFoundError: it is gone.
         """
-        status = path.stat()
-        key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+        key = _key(path)
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
@@ -156,6 +186,11 @@ class Hashes:
             while len(self._known) > _KNOWN_HASHES:
                 self._known.popitem(last=False)
         return digest
+
+
+def _key(path: Path) -> tuple[str, int, int, int]:
+    status = path.stat()
+    return str(path), status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def archive(files: list[Artifact], kind: ArchiveKind, top: str) -> Iterator[bytes]:

@@ -150,7 +150,7 @@ def series(record: Series) -> dict[str, Any]:
     return {"name": record.name, "points": points, "total": record.total}
 
 
-def artifact(item: Artifact, sha256: str, job_id: str) -> dict[str, Any]:
+def artifact(item: Artifact, sha256: str | None, job_id: str) -> dict[str, Any]:
     """``ArtifactView``."""
     return {
         "name": item.name,

@@ -59,12 +59,8 @@ def list_artifacts(
     root = _run(resources, job_id)
     files = artifacts.files_of(root, path) if root is not None else []
     begin = bisect_right([item.name for item in files], after) if after is not None else 0
-    items = []
-    for item in files[begin : begin + limit]:
-        try:
-            items.append(render.artifact(item, resources.hashes.of(item.path), job_id))
-        except FileNotFoundError:  # replaced since it was listed
-            continue
+    page = resources.hashes.page(files[begin : begin + limit])
+    items = [render.artifact(item, digest, job_id) for item, digest in page]
     return render.answer({"items": items, "has_more": len(files) > begin + limit})
 
 
@@ -105,12 +101,12 @@ def get_artifact(
     resources: ResourcesDep,
     if_none_match: Annotated[str | None, Header(description="An ETag seen before.")] = None,
 ) -> Response:
-    """The ETag is the file's SHA-256. Ranges let a broken download go on."""
+    """The ETag stays as long as the file does; up to 64 MiB it is its SHA-256. Ranges let a broken download go on."""
     root = _run(resources, job_id)
     if root is None:
         raise NotFound(f"The job {job_id} has no files yet.", code="artifact_not_found")
     item = artifacts.find(root, path)
-    etag = f'"{resources.hashes.of(item.path)}"'
+    etag = resources.hashes.etag(item)
     headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
     if if_none_match is not None and etag in [tag.strip() for tag in if_none_match.split(",")]:
         return Response(status_code=304, headers=headers)

@@ -167,3 +167,26 @@ def test_a_version_comes_as_an_archive(client: TestClient, store: Store, setting
     assert 'filename="m-1.tar.gz"' in packed.headers["content-disposition"]
     assert set(unpacked(packed.content, "tar.gz")) == {"1/saved_model.pb", "1/variables/variables.index"}
     assert client.get("/models/m/versions/2/download").status_code == 404
+
+
+def test_large_runs_are_hashed_bit_by_bit_and_large_files_are_sent_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x" * 100)
+    hashes, files = artifacts.Hashes(), artifacts.files_of(tmp_path)
+
+    def known() -> list[bool]:
+        return [digest is not None for _, digest in hashes.page(files, budget=150)]
+
+    assert known() == [True, True, False]
+    assert known() == [True, True, True]
+    files[0].path.unlink()
+    assert [item.name for item, _ in hashes.page(files)] == ["b", "c"]
+    monkeypatch.setattr(artifacts, "HASHED_ETAG_BYTES", 50)
+    first = hashes.etag(files[1])
+    assert first == hashes.etag(files[1])
+    assert len(first) < 60
+    files[1].path.write_bytes(b"y" * 100)
+    os.utime(files[1].path, ns=(1, 1))
+    assert hashes.etag(artifacts.find(tmp_path, "b")) != first
