@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import demo, job_start, listing, memory, throughput, training
+from benchmarks import demo, job_start, listing, memory, serving, throughput, training
 from benchmarks.size import SMALL
 
 ALL = {
@@ -21,6 +21,7 @@ ALL = {
     "job_start": job_start.run,
     "throughput": throughput.run,
     "training": training.run,
+    "serving": serving.run,
     "memory": memory.run,
     "listing": listing.run,
 }

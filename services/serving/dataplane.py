@@ -10,7 +10,7 @@ from services.serving.decode import decode_predict, require_object, signature_na
 from services.serving.encode import encode_predict
 from services.serving.errors import ServingError, invalid_argument
 from services.serving.examples import decode_examples
-from services.serving.inference import Inference, Target, check_names
+from services.serving.inference import Inference, Target, with_defaults
 from services.serving.json_reader import read_json
 from services.serving.litert import LitertServable
 from services.serving.manager import ModelManager, VersionStatus
@@ -53,9 +53,9 @@ class Dataplane:
             signature = _signature(harness.servable, asked)
             trace.signature = signature.name
             inputs = decode_predict(document, signature, asked)
-            check_names(signature, inputs.arrays)
+            arrays = with_defaults(signature, inputs.arrays)
             with trace.running():
-                outputs = harness.servable.run(signature, inputs.arrays)
+                outputs = harness.servable.run(signature, arrays)
         return Answer(encode_predict(outputs, inputs.format), harness.version)
 
     def predict_quickly(self, target: Target, body: bytes, trace: Trace) -> Answer | None:
@@ -70,10 +70,13 @@ class Dataplane:
             return None
         with harness:
             servable = harness.servable
-            if only_quick and not (isinstance(servable, LitertServable) and servable.quick):
-                return None
             signature = servable.signatures.get(DEFAULT_SIGNATURE)
-            spec = None if signature is None else block_of(signature)
+            if isinstance(servable, LitertServable):
+                if only_quick and not servable.quick:
+                    return None
+                spec = servable.block
+            else:
+                spec = None if signature is None or only_quick else block_of(signature)
             found = None if spec is None else read_plain(body, spec)
             if signature is None or found is None:
                 return None

@@ -191,12 +191,13 @@ def _scoring_signature(lease: Lease, name: str, trace: Trace) -> Signature:
 
 
 def check_names(signature: Signature, tensors: Collection[str]) -> None:
-    """Whether there are as many tensors as the signature has inputs.
+    """Whether there are as many tensors as the signature has inputs, or fewer where there are defaults.
 
     Raises:
         ServingError: INVALID_ARGUMENT, TensorFlow Serving's text.
     """
-    if len(tensors) != len(signature.inputs):
+    missing = len(signature.inputs) - len(tensors)
+    if missing < 0 or (missing > 0 and not signature.defaults):
         sent, wanted = set(tensors), signature.inputs.keys()
         raise invalid_argument(
             f"input size does not match signature: {len(sent)}!={len(wanted)}"
@@ -205,17 +206,33 @@ def check_names(signature: Signature, tensors: Collection[str]) -> None:
         )
 
 
+def with_defaults(signature: Signature, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """``arrays`` and the defaults of the inputs that they lack.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: too many or too few.
+    """
+    check_names(signature, arrays)
+    if len(arrays) == len(signature.inputs):
+        return arrays
+    tensors = {alias: (signature.inputs[alias].dtype, array) for alias, array in arrays.items()}
+    return _typed(signature, _checked(signature, tensors))
+
+
 def _checked(signature: Signature, tensors: Tensors) -> dict[str, tuple[str, Array]]:
     """Each input's type and values, if their names are the signature's."""
     check_names(signature, tensors)
     found: dict[str, tuple[str, Array]] = {}
     for alias, spec in signature.inputs.items():
-        if alias not in tensors:
+        if alias in tensors:
+            found[alias] = tensors[alias]
+        elif alias in signature.defaults:
+            found[alias] = signature.defaults[alias]
+        else:
             raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {spec.name}) not found in request."
                 f" Inputs expected to be in the set {{{_listed(signature.inputs)}}}."
             )
-        found[alias] = tensors[alias]
     return found
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from services.serving.errors import ServingError
+from services.serving.plain import block_of
 from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature, TensorSpec
 
 log = logging.getLogger("serving.litert")
@@ -107,6 +108,7 @@ class LitertServable:
     def __init__(self, inner: Servable, litert: LitertSignature, *, quick: bool) -> None:
         self._inner = inner
         self._litert = litert
+        self.block = block_of(inner.signatures[DEFAULT_SIGNATURE])
         self.quick = quick  # a small batch takes less time than handing it to another thread is worth
 
     @property

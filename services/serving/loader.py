@@ -24,6 +24,7 @@ from services.serving.errors import CODES_BY_NUMBER, Code, ServingError
 from services.serving.integrity import missing_part
 from services.serving.shapes import check_shapes, is_brittle
 from services.serving.signature import Array, Signature, TensorSpec
+from services.serving.tensors import to_array
 
 # What a graph does that answers otherwise when it is asked again, or leaves something behind.
 _STATEFUL = (
@@ -252,6 +253,7 @@ def _signatures(meta_graph: Any) -> dict[str, Signature]:
             method_name=definition.method_name,
             inputs={alias: _spec(definition.inputs[alias]) for alias in sorted(definition.inputs)},
             outputs={alias: _spec(definition.outputs[alias]) for alias in sorted(definition.outputs)},
+            defaults={alias: to_array(value) for alias, value in definition.defaults.items()},
         )
         for name, definition in sorted(meta_graph.signature_def.items())
     }

@@ -7,6 +7,7 @@ in a small thread pool, so that health checks and status are answered during lon
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import re
 import zlib
@@ -131,6 +132,9 @@ class RestApp:
         except Exception as error:
             log.exception("%s %s failed", method, path)
             status, code, answer = 500, Code.INTERNAL, _error_body(f"{type(error).__name__}: {error}")
+        if len(answer) >= _WORTH_PACKING and _takes_gzip(headers):
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, _pack, answer)
+            own += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
         # Before the answer goes out, so that whoever has it finds it counted.
         self._telemetry.finish(trace, code, len(answer))
         await _respond(send, status, answer, own)
@@ -181,6 +185,9 @@ class RestApp:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+# Smaller answers go out sooner as they are.
+_WORTH_PACKING = 16 * 2**10
+_ZERO = re.compile(rb"q=0(\.0*)?")
 # A body of this size is read and answered in a millisecond or two.
 _QUICK_BYTES = 2**20
 _JSON = (b"content-type", b"application/json")
@@ -201,6 +208,21 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _takes_gzip(headers: Headers) -> bool:
+    """Whether ``Accept-Encoding`` names gzip, and doesn't do so to exclude it."""
+    for name, value in headers:
+        if name == b"accept-encoding":
+            for coding in value.lower().split(b","):
+                kind, _, weight = coding.partition(b";")
+                if kind.strip() == b"gzip":
+                    return _ZERO.fullmatch(weight.strip()) is None
+    return False
+
+
+def _pack(body: bytes) -> bytes:
+    return gzip.compress(body, compresslevel=1, mtime=0)
 
 
 def _is_gzip(headers: Headers) -> bool:

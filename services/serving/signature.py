@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +65,8 @@ class Signature:
     method_name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    # Type and value of the inputs that a request may leave out (over gRPC).
+    defaults: Mapping[str, tuple[str, Array]] = field(default_factory=dict)
 
 
 class Servable(Protocol):

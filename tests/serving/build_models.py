@@ -73,6 +73,11 @@ class Kinds(tf.Module):
     def inverse(self, x: Any) -> dict[str, Any]:
         return {"y": 1.0 / x}
 
+    @tf.function(input_signature=[])
+    def constant(self) -> dict[str, Any]:
+        """Needs no input: gRPC can ask for it, REST can't."""
+        return {"y": tf.constant(42.0)}
+
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32, name="n")])
     def slow(self, n: Any) -> dict[str, Any]:
         """``n`` multiplications of a matrix: seconds for large n."""
@@ -213,7 +218,7 @@ def main(target: Path) -> None:
     mixed = Mixed()
     tf.saved_model.save(mixed, str(target / "mixed"), signatures=mixed.__call__)
     kinds = Kinds()
-    names = ("int64", "uint64", "boolean", "scalar", "half", "from_half", "inverse", "slow")
+    names = ("int64", "uint64", "boolean", "scalar", "half", "from_half", "inverse", "slow", "constant")
     tf.saved_model.save(
         kinds, str(target / "kinds"), signatures={name: getattr(kinds, name) for name in names}
     )

@@ -226,6 +226,61 @@ def test_classify_regress_and_both(tf: Any, prediction: Any) -> None:
     assert failure(prediction.MultiInference, multi)[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_what_is_looked_at_first(tf: Any, prediction: Any, model_service: Any, server: Server) -> None:
+    """The model, then the names, then each tensor, then its type: TensorFlow Serving's order."""
+    from tensorflow_serving.apis import (
+        classification_pb2,
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        inference_pb2,
+        predict_pb2,
+    )
+
+    invalid, not_found = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    request = predict_pb2.PredictRequest()
+    assert failure(prediction.Predict, request) == (invalid, "Missing ModelSpec")
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add(size=3)
+    request.inputs["x"].tensor_content = b"123"
+    request.model_spec.SetInParent()
+    assert failure(prediction.Predict, request) == (invalid, "ModelSpec has no name specified.")
+    request.model_spec.name = "nobody"
+    assert failure(prediction.Predict, request) == (
+        not_found, "Servable not found for request: Latest(nobody)",
+    )  # fmt: skip
+    request.model_spec.name = "half_plus_two"
+    assert failure(prediction.Predict, request) == (invalid, "tensor parsing error: x")
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([True]))
+    assert failure(prediction.Predict, request) == (
+        invalid, "Expects arg[0] to be float but bool is provided",
+    )  # fmt: skip
+    # A signature without inputs has no REST form.
+    answer = prediction.Predict(predict_request(tf, "kinds", "constant"))
+    assert list(answer.outputs["y"].float_val) == [42.0]
+    over_rest = server.predict("kinds", {"signature_name": "constant", "instances": [1]})
+    assert over_rest.json() == {"error": "Failed to get input map for signature: constant"}
+
+    status = get_model_status_pb2.GetModelStatusRequest()
+    assert failure(model_service.GetModelStatus, status) == (invalid, "Missing ModelSpec")
+    status.model_spec.SetInParent()
+    assert failure(model_service.GetModelStatus, status) == (
+        not_found, "Could not find any versions of model ",
+    )  # fmt: skip
+    metadata = get_model_metadata_pb2.GetModelMetadataRequest()
+    metadata.model_spec.SetInParent()
+    assert failure(prediction.GetModelMetadata, metadata) == (
+        invalid, "GetModelMetadataRequest must specify at least one metadata_field",
+    )  # fmt: skip
+    assert failure(prediction.MultiInference, inference_pb2.MultiInferenceRequest()) == (
+        invalid, "ModelSpec has no name specified.",
+    )  # fmt: skip
+    classify = classification_pb2.ClassificationRequest()
+    classify.model_spec.name, classify.model_spec.signature_name = "mixed", "serving_default"
+    assert failure(prediction.Classify, classify) == (invalid, "Expected one input Tensor.")
+    classify.model_spec.name, classify.model_spec.signature_name = "examples", "classify"
+    assert failure(prediction.Classify, classify) == (invalid, "Input is empty.")
+
+
 def test_metadata_and_status(tf: Any, prediction: Any, model_service: Any, server: Server) -> None:
     from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 

@@ -177,6 +177,21 @@ def test_half_a_million_levels_do_no_harm(server: Server) -> None:
     assert server.client.get("/healthz").status_code == 200
 
 
+def test_large_answers_are_compressed_on_request(server: Server) -> None:
+    body = {"inputs": [1.0] * 5000}
+
+    def coding(accepted: str, body: Any = body) -> str | None:
+        url = "/v1/models/half_plus_two:predict"
+        response = server.client.post(url, json=body, headers={"Accept-Encoding": accepted})
+        assert response.json() == {"outputs": [2.5] * len(body["inputs"])}
+        return response.headers.get("content-encoding")
+
+    assert coding("deflate, gzip;q=0.5") == "gzip"
+    assert coding("gzip;q=0") is None
+    assert coding("identity") is None
+    assert coding("gzip", {"inputs": [1.0]}) is None  # too small to be worth it
+
+
 def test_expect_continue_and_chunked_bodies(server: Server) -> None:
     def parts() -> Any:
         for part in json.dumps({"instances": [1.0]}).split(" "):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ class Hammer:
         self._thread.join()
 
 
-def test_fifty_publications_under_load_fail_no_prediction(
+def resident_mb(server: Server) -> float:
+    """Resident memory of the server."""
+    return psutil.Process(server.process.pid).memory_info().rss / 2**20
+
+
+def test_fifty_reloads_under_load_fail_no_prediction_and_memory_goes_back(
     start_server: StartServer, publish: Publish, tmp_path: Path
 ) -> None:
     model = tmp_path / "m"
@@ -59,17 +65,22 @@ def test_fifty_publications_under_load_fail_no_prediction(
         server.wait_for("m", 1)
         hammers = [Hammer(server, "m") for _ in range(4)]
         times = []
+        memory: dict[int, float] = {}
         for version in range(2, PUBLICATIONS + 2):
             publish("half_plus_two", model / str(version))
             began = time.monotonic()
             server.wait_for("m", version)
             times.append(time.monotonic() - began)
             shutil.rmtree(model / str(version - 1))
+            memory[version] = resident_mb(server)
         for hammer in hammers:
             hammer.finish()
         print(
             f"publication to AVAILABLE: median {sorted(times)[len(times) // 2]:.3f} s, worst {max(times):.3f} s"
         )
+        # tensorflow/serving issues 1664 and 1346: it grew with every version.
+        print("resident MB:", {version: round(memory[version]) for version in (2, 10, 20, 30, 40, 50)})
+        assert memory[PUBLICATIONS] - memory[10] < 30
         assert [hammer.failures for hammer in hammers] == [[], [], [], []]
         for hammer in hammers:
             assert hammer.versions == sorted(hammer.versions)
