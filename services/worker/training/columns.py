@@ -62,12 +62,6 @@ def front(table: Sequence[Column]) -> keras.Model:
     return keras.Model(inputs, keras.ops.stack(numbers, axis=1), name="columns")
 
 
-def with_raw_inputs(model: keras.Model, table: Sequence[Column]) -> keras.Model:
-    """``model``, whose input is the matrix, behind ``front``: one model that takes raw columns."""
-    before = front(table)
-    return keras.Model(before.inputs, model(before.outputs[0]), name=f"{model.name}_of_columns")
-
-
 def input_signature(table: Sequence[Column]) -> dict[str, Any]:
     """A ``TensorSpec`` for each input of ``front``, by alias."""
     return {
