@@ -75,7 +75,7 @@ def job(running: Running, seed: int, **parts: Mapping[str, Any]) -> tuple[list[d
     ], began
 
 
-def measure(running: Running, scratch: Path) -> Iterator[Table]:
+def measure(running: Running) -> Iterator[Table]:
     arrays = running.home / "cache" / "tfds"
     sides: dict[str, Callable[[int], tuple[list[dict[str, float]], float]]] = {
         "textbook's script": lambda seed: script("textbook", arrays, seed),

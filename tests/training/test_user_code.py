@@ -67,7 +67,7 @@ def test_a_stopped_job_goes_on_bit_for_bit_and_other_code_is_refused(
     folder = tmp_path / "code"
     shutil.copytree(EXAMPLES, folder)
     code = code_of(folder, "affine")
-    spec = changed(AFFINE, fit={"epochs": 40}, checkpoint={"every": 5})
+    spec = changed(AFFINE, fit={"epochs": 20}, checkpoint={"every": 5})
     whole = supervisor.run(spec, code=code, run="whole")
     job = supervisor.start(spec, code=code, run="stopped")
     job.wait_for(lambda event: event["event"] == "checkpoint")
