@@ -78,7 +78,12 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def watched(
-    scripts: Scripts, run_dir: Path, *, served: bool = False, stop_after: float | None = None
+    scripts: Scripts,
+    run_dir: Path,
+    *,
+    served: bool = False,
+    stop_after: float | None = None,
+    why: StopReason = StopReason.SHUTDOWN,
 ) -> tuple[Cluster, Ending, list[TrainingEvent]]:
     strategy = ParameterServerStrategy(workers=2) if served else MultiWorkerMirroredStrategy(workers=3)
     request = TrainingRequest(
@@ -95,7 +100,7 @@ def watched(
 
     def reason() -> StopReason | None:
         late = stop_after is not None and time.monotonic() - begun > stop_after
-        return StopReason.SHUTDOWN if late else None
+        return why if late else None
 
     try:
         ending = watch(
@@ -191,6 +196,15 @@ live()"""
     _, ending, _ = watched(scripts, run_dir, stop_after=0.4)
     assert isinstance(ending.last_word, Stopped)
     assert (ending.exit_code, ending.stopped_for) == (75, StopReason.SHUTDOWN)
+
+
+def test_a_cluster_whose_job_was_lost_is_killed_at_once(run_dir: Path) -> None:
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nlive()"
+    scripts = Scripts(worker_0=deaf, worker_1=deaf, worker_2=deaf)
+    begun = time.monotonic()
+    _, ending, _ = watched(scripts, run_dir, stop_after=0.3, why=StopReason.LOST)
+    assert ending == Ending(None, -signal.SIGKILL, StopReason.LOST)
+    assert time.monotonic() - begun < 5
 
 
 def test_a_worker_of_a_parameter_server_is_started_again_alone_at_its_address(run_dir: Path) -> None:
