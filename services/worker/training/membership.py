@@ -58,7 +58,9 @@ def explain(error: BaseException, task: ClusterTask | None) -> TrainingFailed | 
     summary = shorten(f"{name}: {text}", 400)
     if "Could not start gRPC server" in text:
         return TrainingFailed(PORT_TAKEN, "Another program listens at this member's port.", detail=summary)
-    if name in _GONE or (name.endswith("Error") and any(words in text for words in _GONE_WORDS)):
+    # a collective of unequal shapes is aborted too, but would be every time
+    own_fault = name == "InvalidArgumentError"
+    if name in _GONE or (not own_fault and any(words in text for words in _GONE_WORDS)):
         return TrainingFailed(
             MEMBER_LOST,
             "Another process of the job's cluster stopped answering.",
