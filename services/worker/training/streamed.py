@@ -1,7 +1,7 @@
 """Training steps fed by a ``tf.data`` pipeline, for rows that should not be kept in memory as tensors.
 
 The pipeline is: step numbers, each mapped to the rows of its batch (``data.order``: the same order as in memory, so
-the weights come out the same), gathered from the memory-mapped files in parallel, prefetched. It is made anew for
+the weights come out the same), read by row number in parallel, prefetched. It is made anew for
 each epoch, and after a resume it begins at the step where the lost attempt stood.
 """
 
