@@ -67,6 +67,7 @@ class Options:
     """What the server was started with; see ``--help`` for each field."""
 
     host: str
+    reuse_port: bool
     port: int | None  # REST's; 0: a free one; None: no REST
     model_name: str
     model_base_path: str
@@ -130,6 +131,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     return Options(
         host=given.rest_api_host,
         port=_rest_port(given),
+        reuse_port=given.rest_api_reuse_port,
         model_name=given.model_name,
         model_base_path=given.model_base_path,
         model_config_file=given.model_config_file,
@@ -252,6 +254,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help=f"REST's port; 0: no REST; auto: a free one, which the log names (default 0; {_REST_PORT} with"
         " --models_dir)",
     )
+    flag("--rest_api_reuse_port", help="let several of these servers listen on one REST port")
     add("--rest_api_host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--model_name", default="default", help="name of the one model at --model_base_path")
     add("--model_base_path", default="", help="folder that holds the version folders of the one model")

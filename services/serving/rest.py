@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from services.serving.dataplane import Answer, Dataplane
-from services.serving.errors import Code, ServingError
+from services.serving.errors import Code, ServingError, invalid_argument
 from services.serving.json_echo import quote
 from services.serving.routes import Route, VersionTooLarge, parse_route
 from services.serving.telemetry import Telemetry
@@ -65,7 +65,8 @@ class RestApp:
     """The ASGI application.
 
     ``is_ready`` says whether the models on disk have been looked for; ``/readyz`` also waits for their first loads.
-    ``metrics_path`` is where the metrics are; None: nowhere.
+    ``metrics_path`` is where the metrics are; None: nowhere. ``as_tensorflow_serving``: ``GET /v1/models`` is an
+    error, as there; ``/models`` lists the models in any case.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class RestApp:
         cors: bool = False,
         telemetry: Telemetry | None = None,
         metrics_path: str | None = None,
+        as_tensorflow_serving: bool = False,
     ) -> None:
         self._dataplane = dataplane
         self._telemetry = telemetry or Telemetry()
         self._metrics_path = metrics_path
         self._is_ready = is_ready
+        self._as_tensorflow_serving = as_tensorflow_serving
         self._cors = _CORS if cors else []
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="predict")
 
@@ -95,6 +98,8 @@ class RestApp:
         method: str = scope["method"]
         if path[:4].lower() == "/v1/":
             await self._v1(method, path, scope["headers"], receive, send)
+        elif path == "/models" and method in ("GET", "HEAD"):
+            await _respond(send, 200, _indented(self._dataplane.models()), [_JSON])
         elif path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
             status, body = (200, {"status": "ok"}) if path == "/healthz" else self._readiness()
             await _respond(send, status, orjson.dumps(body), [_JSON])
@@ -164,12 +169,14 @@ class RestApp:
 
     def _look_up(self, route: Route) -> bytes:
         if route.verb == "list":
+            if self._as_tensorflow_serving:
+                raise invalid_argument("Missing model name in request.")
             found = self._dataplane.models()
         elif route.verb == "metadata":
             found = self._dataplane.metadata(route.target)
         else:
             found = self._dataplane.status(route.target)
-        return orjson.dumps(found, option=orjson.OPT_INDENT_2)
+        return _indented(found)
 
     async def _in_pool(self, route: Route, body: bytes, headers: Headers, trace: Trace) -> Answer:
         plane = self._dataplane
@@ -193,6 +200,10 @@ _QUICK_BYTES = 2**20
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain")
 _POOLED = frozenset({"predict", "classify", "regress"})
+
+
+def _indented(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2)
 
 
 def _error_body(message: str) -> bytes:

@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manager = _manager(options, telemetry, loader_options, wrap)
         check = partial(check_labels, manager=manager, rule=options.label_rule)
         catalog = _catalog(options, check)
-        listener = None if options.port is None else _listen(options.host, options.port)
+        listener = (
+            None if options.port is None else _listen(options.host, options.port, shared=options.reuse_port)
+        )
     except ConfigError as error:
         log.error("%s", error)
         return 2
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cors=options.cors,
         telemetry=telemetry,
         metrics_path=metrics_path,
+        as_tensorflow_serving=options.models_dir is None,
     )
     if listener is not None:
         log.info("listening on http://%s:%d", options.host, listener.getsockname()[1])
@@ -308,10 +311,12 @@ def _catalog(options: Options, check: CheckLabels) -> Catalog:
     return Catalog(given, file, ModelsFolder(str(options.models_dir)) if options.models_dir else None)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:

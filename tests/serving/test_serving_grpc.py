@@ -360,6 +360,10 @@ def test_reload_over_grpc_and_a_call_in_flight_at_the_end(
         management, prediction = ModelServiceStub(channel), PredictionServiceStub(channel)
         answer = prediction.Predict(predict_request(tf, "first", x=floats(1))).outputs["y"]
         assert (answer.tensor_content, list(answer.float_val)) == (floats(2.5).tobytes(), [])
+        # Started by TensorFlow Serving's flags alone it has no list of models at TensorFlow Serving's own place.
+        missing = server.client.get("/v1/models")
+        assert (missing.status_code, missing.json()) == (400, {"error": "Missing model name in request."})
+        assert [one["name"] for one in server.client.get("/models").json()["models"]] == ["first"]
         # A label of a version that is not there yet is refused, with all that came with it.
         code, text = failure(
             management.HandleReloadConfigRequest, reload("first", "second", stable=1), timeout=60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -175,6 +176,19 @@ def test_half_a_million_levels_do_no_harm(server: Server) -> None:
     body = b'{"inputs":' + b"[" * 500_000 + b"]" * 500_000 + b"}"
     assert server.client.post("/v1/models/half_plus_two:predict", content=body).status_code == 400
     assert server.client.get("/healthz").status_code == 200
+
+
+def test_requests_at_the_same_time_get_their_own_answers(server: Server) -> None:
+    """Under load they share calls of the graph."""
+
+    def ask(number: int) -> list[float]:
+        rows = [[number + part / 8] for part in range(number % 4 + 1)]
+        answer = server.predict("half_plus_two", {"instances": rows}).json()["predictions"]
+        return [row[0] * 2 - 4 for row in answer]
+
+    with ThreadPoolExecutor(16) as pool:
+        for number, found in enumerate(pool.map(ask, range(300))):
+            assert found == [number + part / 8 for part in range(number % 4 + 1)]
 
 
 def test_large_answers_are_compressed_on_request(server: Server) -> None:

@@ -132,6 +132,7 @@ def test_metadata(client: Client) -> None:
 
 
 def test_the_list_of_models(client: Client) -> None:
+    assert client.send("GET", "/models").json() == client.send("GET", "/v1/models").json()
     assert client.send("GET", "/v1/models").json() == {
         "models": [
             {"name": "m", "version": "7", "available_versions": ["7"], "version_labels": {"stable": "7"}}
