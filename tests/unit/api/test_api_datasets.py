@@ -79,7 +79,7 @@ def test_the_kind_is_told_by_the_content(client: TestClient) -> None:
     [
         ({"content": b"a,b\n1\n", "headers": {"Content-Type": "text/csv"}}, 422, "data_invalid"),
         ({"content": b"", "headers": {"Content-Type": "text/csv"}}, 400, "malformed_body"),
-        ({"content": CSV, "headers": {"Content-Type": "application/json"}}, 415, "unsupported_media_type"),
+        ({"content": CSV, "headers": {"Content-Type": "text/html"}}, 415, "unsupported_media_type"),
         ({"content": CSV}, 415, "unsupported_media_type"),
         ({"files": {"data": ("x.csv", CSV)}}, 400, "malformed_body"),
         ({"files": {"file": ("x.csv", b"")}}, 422, "data_invalid"),
