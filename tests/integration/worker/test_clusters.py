@@ -29,7 +29,7 @@ from tests.integration.worker.conftest import Stack, alive
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 Arrays = dict[str, np.ndarray[Any, Any]]
-EPOCHS = 30
+EPOCHS = 24
 BATCH = 64  # in all: 23 steps and one of 28 rows an epoch
 
 
@@ -147,14 +147,14 @@ def test_two_workers_learn_what_one_device_learns(alone: Any, together: Any) -> 
 def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
     stack: Stack, request_for: Any, together: Any
 ) -> None:
-    job_id = stack.submit(**request_for(mirrored(), BATCH // 2))
+    job_id = stack.submit(**request_for(mirrored(preflight=False), BATCH // 2))
 
     members = pids(until_step(stack, job_id, 100))
     os.kill(members[1], signal.SIGKILL)
     stack.until(lambda: stack.job(job_id).attempt == 2, 15)
     assert not any(map(alive, members)), "a cluster ends as a whole"
 
-    members = pids(until_step(stack, job_id, 250))
+    members = pids(until_step(stack, job_id, 200))
     worker = stack.processes[-1]
     worker.terminate()
     assert worker.wait(30) == 0
@@ -162,7 +162,7 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
     assert not any(map(alive, members))
 
     worker = stack.worker()
-    members = pids(until_step(stack, job_id, 400))
+    members = pids(until_step(stack, job_id, 300))
     worker.kill()
     worker.wait()
     stack.until(lambda: not any(map(alive, members)), 2)
@@ -185,7 +185,7 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
 
 
 def test_cancel_ends_all_members(stack: Stack, request_for: Any, together: Any) -> None:
-    job_id = stack.submit(**request_for(mirrored(), BATCH // 2, epochs=5000))
+    job_id = stack.submit(**request_for(mirrored(preflight=False), BATCH // 2, epochs=5000))
     members = pids(until_step(stack, job_id, 50))
     stack.store.jobs.request_cancel(job_id)
     job = stack.until_ended(job_id, 25)
