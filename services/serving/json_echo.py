@@ -14,14 +14,14 @@ _LIMIT = 256
 def echo(value: Any) -> str:
     """``value`` as indented JSON with arrays on one line.
 
-    No token is begun once 256 characters are written, so a long list is cut and a single long text is not.
+    No token is begun once 256 bytes are written, so a long list is cut and a single long text is not.
     Iterative: the value may be nested without limit.
     """
     out = ""
     # One entry per open container: its remaining items, whether it is an object, whether it has any yet.
     stack: list[tuple[Iterator[Any], bool, bool]] = [(iter((value,)), False, False)]
     depth = 0
-    while stack and len(out) < _LIMIT:
+    while stack and _size(out) < _LIMIT:
         items, is_object, begun = stack.pop()
         try:
             item = next(items)
@@ -40,7 +40,7 @@ def echo(value: Any) -> str:
         if is_object:
             key, item = item
             out += "\n" + "    " * depth + quote(key)
-            if len(out) >= _LIMIT:
+            if _size(out) >= _LIMIT:
                 break
             out += ": "
         if isinstance(item, dict):
@@ -56,6 +56,10 @@ def echo(value: Any) -> str:
         else:
             out += _scalar(item)
     return out
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
 
 
 def _scalar(value: Any) -> str:

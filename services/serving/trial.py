@@ -20,6 +20,8 @@ log = logging.getLogger("serving.trial")
 # What a graph says that misses a part of itself. Anything else may be about the made-up values: an empty text is
 # no JPEG, and a signature may want two rows.
 _FATAL = frozenset({Code.FAILED_PRECONDITION, Code.NOT_FOUND, Code.INTERNAL, Code.DATA_LOSS})
+# NOT_FOUND is also what a graph says that reads the file which a request names.
+_NO_FILE = "No such file or directory"
 # A signature whose smallest input is larger than this (64 MB of float32) is taken on trust.
 _MOST_ELEMENTS = 2**24
 
@@ -37,7 +39,7 @@ def try_signatures(servable: Servable) -> None:
         try:
             servable.run(signature, inputs)
         except ServingError as error:
-            if error.code in _FATAL:
+            if error.code in _FATAL and not (error.code is Code.NOT_FOUND and _NO_FILE in error.message):
                 raise ServingError(
                     error.code, f"Trial request to signature {signature.name} failed: {error.message}"
                 ) from error

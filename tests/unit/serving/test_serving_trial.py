@@ -92,3 +92,8 @@ def test_only_errors_of_a_version_that_misses_something_fail_its_load(code: Code
     else:
         assert load("/m/1") is servable
         assert not servable.closed
+
+
+def test_a_file_that_a_made_up_request_does_not_name_is_no_fault_of_the_version() -> None:
+    error = ServingError(Code.NOT_FOUND, "{{function_node read}} ; No such file or directory")
+    try_signatures(Recording({"x": TensorSpec("x:0", "string", (-1,))}, error))
