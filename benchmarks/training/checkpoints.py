@@ -23,7 +23,7 @@ def measure(running: Running) -> Table:
     rows = []
     for every, count in EVERY.items():
         seconds = percentile(found[every], 50)
-        each = "-" if every == "epoch" else milliseconds((seconds - base) / (count - 1))
+        each = "-" if count <= 1 else milliseconds((seconds - base) / (count - 1))
         step = "-" if every == "epoch" else milliseconds((seconds - base) / STEPS)
         rows.append(
             Row(f"every {every}" + ("" if every == "epoch" else " steps"), f"{seconds:.2f} s", each, step)
