@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -124,6 +125,36 @@ def test_faults_of_images_name_the_file(supervisor: Supervisor, folder: Path) ->
     (folder.parent / "text.zip").write_text("no archive")
     failed = supervisor.fail(images_job(), data=folder.parent / "text.zip", run="text")
     assert "neither a folder nor a zip or tar" in failed["message"]
+
+
+def test_a_changed_test_part_is_other_data(
+    supervisor: Supervisor, tmp_path: Path, folder: Path, records: Path
+) -> None:
+    """What ``reproduce`` compares must not stay the same when the rows do that the model is measured on."""
+    root = tmp_path / "split"
+    root.mkdir()
+    shutil.copytree(folder, root / "train")
+    for digit in "012":
+        shutil.copytree(folder / digit, root / "test" / digit)
+    files = sorted(records.iterdir())
+    spec = changed(images_job(folder="train", test_folder="test"), fit={"epochs": 1})
+    record_spec = changed(records_job({"image": IMAGE, "label": LABEL}), fit={"epochs": 1})
+
+    def fingerprints(run: str, test: Path) -> list[str]:
+        jobs = [
+            supervisor.run(spec, data=root, run=f"images-{run}"),
+            supervisor.run(
+                record_spec, data_files={"tfrecord": files[:1], "test": [test]}, run=f"records-{run}"
+            ),
+        ]
+        return [str(job.noted()["data"]["fingerprint"]) for job in jobs]
+
+    before = fingerprints("before", files[1])
+    next((root / "test" / "2").iterdir()).unlink()
+    after = fingerprints("after", files[2])
+    assert not set(before) & set(after)
+    failed = supervisor.fail(spec, data=root, run="reproduced", expected_data=before[0])
+    assert failed["code"] == "data_changed", failed
 
 
 def example(image: bytes, label: int, name: str, row: Any) -> bytes:

@@ -88,6 +88,14 @@ def test_features_are_chosen_by_name(home: Path) -> None:
     assert load(home, x="small", y="kind").train.x.shape == (12, 4, 5, 1)
 
 
+def test_the_fingerprint_covers_the_test_part(home: Path) -> None:
+    def fingerprint(split: str | None) -> str:
+        return load(home, x="small", y="kind", test_split=split).fingerprint
+
+    assert len({fingerprint(split) for split in ("test", "test[:2]", None)}) == 3
+    assert fingerprint("test") == fingerprint("test")
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

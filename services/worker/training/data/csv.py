@@ -21,6 +21,7 @@ from services.worker.training.failures import data_invalid, shorten
 from shared.specs import CsvDataset
 
 if TYPE_CHECKING:
+    from services.worker.training.data.csv_labels import Labels
     from services.worker.training.data.csv_table import Matrix
     from services.worker.training.data.table import Column
 
@@ -64,7 +65,7 @@ def load(
 
 def _read_table(
     spec: CsvDataset, path: Path, features: list[str], cache_dir: Path, fingerprint: str, *, in_memory: bool
-) -> tuple[RowArray, Array, tuple[Column, ...]]:
+) -> tuple[RowArray, Labels, tuple[Column, ...]]:
     """The matrix in memory or on disk, the labels, and what the columns are."""
     import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
 
@@ -73,19 +74,32 @@ def _read_table(
     try:
         matrix = csv_table.examine(spec, path, features)
         if in_memory:
-            blocks: list[Array] = []
-            labels = csv_table.read(spec, path, matrix, blocks.append)
-            return np.concatenate(blocks), _as_numbers(labels), matrix.table
-        x, labels = _read_to_disk(spec, path, matrix, cache_dir, fingerprint)
-        return x, _as_numbers(labels), matrix.table
+            x, labels = _read_to_memory(spec, path, matrix)
+        else:
+            x, labels = _read_to_disk(spec, path, matrix, cache_dir, fingerprint)
+        return x, labels, matrix.table
     except (pa.ArrowException, UnicodeDecodeError) as error:
         _find_fault(spec, path)
         raise data_invalid(f"the file can't be read as csv: {shorten(str(error), 300)}") from error
 
 
+def _read_to_memory(spec: CsvDataset, path: Path, matrix: Matrix) -> tuple[RowArray, Labels]:
+    from services.worker.training.data import csv_table
+
+    x = np.empty((matrix.rows, len(matrix.table)), np.float32)
+    filled = 0
+
+    def take(block: Array) -> None:
+        nonlocal filled
+        x[filled : filled + len(block)] = block
+        filled += len(block)
+
+    return x, csv_table.read(spec, path, matrix, take)
+
+
 def _read_to_disk(
     spec: CsvDataset, path: Path, matrix: Matrix, cache_dir: Path, fingerprint: str
-) -> tuple[RowArray, list[str]]:
+) -> tuple[RowArray, Labels]:
     from services.worker.training.data import csv_table
 
     options = hashlib.sha256(repr((fingerprint, spec.delimiter, spec.label, matrix)).encode()).hexdigest()
@@ -100,15 +114,6 @@ def _read_to_disk(
     else:
         labels = csv_table.read(spec, path, matrix, lambda _: None)
     return kept[0]["x"], labels
-
-
-def _as_numbers(labels: list[str]) -> Array:
-    """float64 [N] if all are numbers, else text [N]."""
-    texts = np.asarray(labels, dtype=np.str_)
-    try:
-        return texts.astype(np.float64)
-    except ValueError:
-        return texts
 
 
 def _header(spec: CsvDataset, path: Path) -> list[str]:
@@ -140,10 +145,12 @@ def _features(spec: CsvDataset, header: list[str]) -> list[str]:
     return features
 
 
-def _read_fast(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array, Array] | None:
-    """float32 [N, F] and the labels, as float64 or text [N]; None if a closer look is needed."""
+def _read_fast(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array, Labels] | None:
+    """float32 [N, F] and the labels; None if a closer look is needed."""
     import pyarrow as pa
     from pyarrow import csv as arrow
+
+    from services.worker.training.data.csv_labels import Labels
 
     try:
         table = arrow.read_csv(
@@ -165,11 +172,10 @@ def _read_fast(spec: CsvDataset, path: Path, features: list[str]) -> tuple[Array
         x[:, index] = table.column(name).to_numpy()
     if not np.isfinite(x).all():
         return None
-    labels = table.column(spec.label)
-    try:
-        return x, labels.cast(pa.float64()).to_numpy()
-    except pa.ArrowException:
-        return x, np.asarray(labels.to_pylist(), dtype=np.str_)
+    labels = Labels(spec.label)
+    for cells in table.column(spec.label).chunks:
+        labels.take(cells)
+    return x, labels
 
 
 def _find_fault(spec: CsvDataset, path: Path) -> None:
@@ -201,38 +207,32 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
         yield getattr(reader, "line_num", 0), row
 
 
-def _targets(spec: CsvDataset, labels: Array, loss: str | None) -> tuple[Array, Task, list[str] | None]:
-    numeric = labels.dtype.kind == "f"
+def _targets(spec: CsvDataset, labels: Labels, loss: str | None) -> tuple[Array, Task, list[str] | None]:
+    numbers = labels.numbers()
     task: Task
     if spec.task != "auto":
         task = spec.task
-    elif not numeric:
+    elif numbers is None:
         task = "classification"
     else:
-        checks.finite(spec.label, labels)
-        task = checks.task_of(labels, loss)
+        checks.finite(spec.label, numbers)
+        task = checks.task_of(numbers, loss)
     if task == "regression":
-        if not numeric:
-            text = next(item for item in labels.tolist() if not _is_number(item))
+        if numbers is None:
             raise data_invalid(
-                f"the label column {spec.label!r} holds text such as {text!r}: not a regression target"
+                f"the label column {spec.label!r} holds text such as {labels.first_text!r}: not a regression target"
             )
-        return checks.number_targets(spec.label, labels), task, None
-    values, y = np.unique(labels, return_inverse=True)
-    if len(values) < 2:
-        raise data_invalid(f"all rows have the same label {values[0]!s}: there is nothing to tell apart")
-    if numeric and len(values) > max(checks.FEW_CLASSES, len(labels) // 2):
-        raise data_invalid(
-            f"the label column {spec.label!r} has {len(values)} different numbers in {len(labels)} rows",
-            "For numbers to predict set dataset.task to regression.",
-        )
-    names = [f"{value:g}" if numeric else str(value) for value in values]
+        return checks.number_targets(spec.label, numbers), task, None
+    if numbers is None:
+        names, y = labels.texts()
+    else:
+        values, y = np.unique(numbers, return_inverse=True)
+        if len(values) > max(checks.FEW_CLASSES, len(labels) // 2):
+            raise data_invalid(
+                f"the label column {spec.label!r} has {len(values)} different numbers in {len(labels)} rows",
+                "For numbers to predict set dataset.task to regression.",
+            )
+        names = [f"{value:g}" for value in values]
+    if len(names) < 2:
+        raise data_invalid(f"all rows have the same label {names[0]}: there is nothing to tell apart")
     return y.astype(np.int32), task, names
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -18,6 +18,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from pyarrow import csv as arrow
 
+from services.worker.training.data.csv_labels import Labels
 from services.worker.training.data.record import Array
 from services.worker.training.data.table import Column, aliases
 from services.worker.training.failures import data_invalid
@@ -64,11 +65,6 @@ class _Seen:
         if self.counted:
             for pair in cells.filter(pc.invert(gaps)).value_counts():
                 self.values[pair["values"].as_py()] += pair["counts"].as_py()
-            if len(self.values) > MAX_VALUES:
-                raise data_invalid(
-                    f"the column {self.name!r} has more than {MAX_VALUES} different values",
-                    "Leave it out with dataset.features: a column in which every row differs teaches nothing.",
-                )
         self.rows += len(cells)
 
 
@@ -102,6 +98,7 @@ def examine(spec: CsvDataset, path: Path, features: Sequence[str]) -> Matrix:
             for block in _blocks(spec, path, features):
                 for column in seen:
                     column.take(_cells(block, column.name))
+                _bounded(seen)
             break
         except _CountFromTheStart as again:
             counted.add(again.name)
@@ -113,13 +110,24 @@ def examine(spec: CsvDataset, path: Path, features: Sequence[str]) -> Matrix:
     return Matrix(tuple(columns), seen[0].rows)
 
 
-def read(spec: CsvDataset, path: Path, matrix: Matrix, take: Callable[[Array], None]) -> list[str]:
+def _bounded(seen: list[_Seen]) -> None:
+    if sum(len(column.values) for column in seen) <= MAX_VALUES:
+        return
+    worst = max(seen, key=lambda column: len(column.values))
+    raise data_invalid(
+        f"the columns have more than {MAX_VALUES} different texts in all, {worst.name!r} the most of them: "
+        f"{len(worst.values)} in the first {worst.rows} rows",
+        "Leave it out with dataset.features: a column in which every row differs teaches nothing.",
+    )
+
+
+def read(spec: CsvDataset, path: Path, matrix: Matrix, take: Callable[[Array], None]) -> Labels:
     """Hand the matrix, float32 [n, columns] with NaN for missing numbers, to ``take`` in blocks; returns the labels.
 
     Raises:
-        TrainingFailed: data_invalid: a label is missing.
+        TrainingFailed: data_invalid: a label is missing, or there are too many different ones.
     """
-    labels: list[str] = []
+    labels = Labels(spec.label)
     readers = [_reader(column) for column in matrix.table]
     for block in _blocks(spec, path, [*(column.name for column in matrix.table), spec.label]):
         x = np.empty((block.num_rows, len(readers)), np.float32)
@@ -131,7 +139,7 @@ def read(spec: CsvDataset, path: Path, matrix: Matrix, take: Callable[[Array], N
         if gaps.any():
             line = _line(spec, path, len(labels) + int(np.flatnonzero(gaps)[0]))
             raise data_invalid(f"line {line}: the label column {spec.label!r} is empty")
-        labels += cells.to_pylist()
+        labels.take(cells)
     return labels
 
 

@@ -60,6 +60,15 @@ def require_room(folder: Path, size: int) -> None:
         )
 
 
+def fingerprint_of(**parts: str | None) -> str:
+    """One fingerprint for all that a job reads, from those of its parts by name; parts that are None are left out.
+
+    ``run`` compares it when a job is reproduced: a changed test split is other data, even with the same training rows.
+    """
+    text = "".join(f"{name} {found}\n" for name, found in parts.items() if found is not None)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 class Writer:
     """Writes arrays row by row, of a number not known before; hashes them on the way.
 

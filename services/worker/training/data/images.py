@@ -55,7 +55,7 @@ def load(spec: ImagesDataset, path: Path, cache_dir: Path, *, emit: Emitter) -> 
         classes = _classes(train, spec, path.name)
         test = _part(found, spec.test_folder, path.name) if spec.test_folder is not None else None
         x, notes = _decoded(source, train, classes, spec, pixels, cache_dir, emit)
-        held_out = None
+        held_out, test_notes = None, dict[str, Any]()
         broken = list(notes["broken"])
         if test is not None:
             test_x, test_notes = _decoded(source, test, classes, spec, pixels, cache_dir, emit)
@@ -74,7 +74,9 @@ def load(spec: ImagesDataset, path: Path, cache_dir: Path, *, emit: Emitter) -> 
         input_kind="image",
         classes=classes,
         columns=None,
-        fingerprint=notes["fingerprint"],
+        fingerprint=decoded.fingerprint_of(
+            classes=repr(classes), train=notes["fingerprint"], test=test_notes.get("fingerprint")
+        ),
         source=f"images {spec.images}",
         pixels=pixels,
         notes={"images_skipped": len(broken)} if broken else {},

@@ -37,7 +37,7 @@ def load(
     """
     opened = _Opened(spec.tfds, tfds_dir, emit)
     train, notes = _split(spec, spec.train_split, cache_dir, opened)
-    test = _split(spec, spec.test_split, cache_dir, opened)[0] if spec.test_split else None
+    test, test_notes = _split(spec, spec.test_split, cache_dir, opened) if spec.test_split else (None, {})
     task = (
         "regression"
         if notes["task"] == "regression" or loss in checks.REGRESSION_LOSSES
@@ -55,7 +55,7 @@ def load(
         input_kind=kind,
         classes=notes["classes"] if task == "classification" else None,
         columns=None,
-        fingerprint=notes["fingerprint"],
+        fingerprint=decoded.fingerprint_of(train=notes["fingerprint"], test=test_notes.get("fingerprint")),
         source=f"tfds {notes['name']}",
         pixels=_pixels(spec, tuple(rows.x.shape[1:])) if spec.image_size is not None else None,
     )

@@ -41,7 +41,7 @@ def load(
     )
     names = notes["values"] or spec.class_names
     rows = Rows(train["x"], _targets(spec.y, train["y"], task))
-    test_rows = None
+    test_rows, test_notes = None, dict[str, Any]()
     if "test" in files:
         test, test_notes = _decoded(spec, files["test"], cache_dir, emit)
         y = _targets(spec.y, test["y"], task)
@@ -57,7 +57,12 @@ def load(
         input_kind=_kind(spec, rows.x.shape[1:]),
         classes=_classes(names, rows, test_rows) if task == "classification" else None,
         columns=None,
-        fingerprint=notes["fingerprint"],
+        fingerprint=decoded.fingerprint_of(
+            # codes alone do not tell the texts that they stand for
+            classes=repr((notes["values"], test_notes.get("values"))),
+            train=notes["fingerprint"],
+            test=test_notes.get("fingerprint"),
+        ),
         source=f"tfrecord {spec.tfrecord if isinstance(spec.tfrecord, str) else ', '.join(spec.tfrecord[:3])}",
         pixels=_pixels(spec),
     )

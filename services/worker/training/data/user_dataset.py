@@ -9,7 +9,6 @@ What it may return, each split being a ``tf.data.Dataset`` of (x, y) or (x, y, w
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,14 +39,13 @@ def load(spec: UserDataset, code: Code, folder: Path, *, emit: Emitter, loss: st
     made = code.call(spec.builder, "make_dataset", spec.params)
     what = f"make_dataset of {spec.builder}"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt, which may not have got to its end
-    total = hashlib.sha256()
     arrays: dict[str, dict[str, Array]] = {}
+    prints: dict[str, str] = {}
     for name, split in _splits(made, what).items():
         with guarded(what):
-            arrays[name], fingerprint = _Kept(folder / name, name, spec, what).keep(split)
-        total.update(f"{name} {fingerprint}\n".encode())
+            arrays[name], prints[name] = _Kept(folder / name, name, spec, what).keep(split)
     emit.note(made_rows={name: len(parts["x"]) for name, parts in arrays.items()})
-    return _checked(spec, arrays, f"sha256:{total.hexdigest()}", loss)
+    return _checked(spec, arrays, decoded.fingerprint_of(**prints), loss)
 
 
 def _splits(made: Any, what: str) -> dict[str, Any]:

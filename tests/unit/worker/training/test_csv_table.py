@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from services.worker.training.data import csv, csv_table
+from services.worker.training.data import csv, csv_labels, csv_table
+from services.worker.training.data.csv_labels import Labels
 from services.worker.training.data.record import Rows, TrainingData
 from services.worker.training.data.table import aliases, filled, raw_rows
 from services.worker.training.failures import TrainingFailed
@@ -134,3 +137,54 @@ def test_missing_numbers_of_all_parts_are_the_mean_of_the_training_rows(tmp_path
     whole = filled(replace(data, test=gaps))
     assert whole.test is not None
     assert whole.test.x[:].tolist() == [[2.0, 1.0]]
+
+
+def labels_of(*blocks: list[str]) -> Labels:
+    labels = Labels("y")
+    for block in blocks:
+        labels.take(pa.array(block))
+    return labels
+
+
+def test_labels_are_numbers_if_all_are() -> None:
+    numbers = labels_of(["1", " 2.5"], ["1e3", "nan"]).numbers()
+    assert numbers is not None
+    np.testing.assert_array_equal(numbers, [1, 2.5, 1000, np.nan])
+    mixed = labels_of(["2", "10"], ["1_0", "2"])
+    assert mixed.numbers() is None
+    names, codes = mixed.texts()
+    assert names == ["10", "1_0", "2"]
+    assert (codes.tolist(), codes.dtype) == ([2, 0, 1, 2], np.int32)
+
+
+def test_numbers_may_all_differ_but_texts_are_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_labels, "MAX_CLASSES", 3)
+    numbers = labels_of(["1", "2"], ["3", "4"]).numbers()
+    assert numbers is not None
+    assert numbers.tolist() == [1, 2, 3, 4]
+    with pytest.raises(TrainingFailed, match="more than 3 different values, and text such as 'red' among"):
+        labels_of(["1", "2"], ["3", "4"], ["red"])
+
+
+@pytest.mark.parametrize("label", ["{}.5", "class number {} of six with a long name to it"])
+def test_a_row_on_disk_costs_few_bytes_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str
+) -> None:
+    monkeypatch.setattr(csv_table, "BLOCK_BYTES", 2**16)
+    rows = 100_000
+    text = "a,b,y\n" + "".join(f"{i % 7},red,{label.format(i % 6)}\n" for i in range(rows))
+    (tmp_path / "d.csv").write_text(text)
+    dataset = CsvDataset.model_validate({"csv": "x", "label": "y", "cache": False})
+    tracemalloc.start()
+    data = csv.load(dataset, tmp_path / "d.csv", tmp_path / "cache", fingerprint="sha256:0", loss=None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.train) == rows
+    assert peak / rows < 60, f"{peak / rows:.0f} bytes a row"
+
+
+def test_distinct_texts_are_bounded_over_all_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_table, "MAX_VALUES", 5)
+    text = "a,b,y\n" + "".join(f"x{index % 2},n{index},{index % 2}\n" for index in range(6))
+    with pytest.raises(TrainingFailed, match=r"more than 5 different texts in all, 'b' the most of them: 6"):
+        load(tmp_path, text)
