@@ -1,4 +1,4 @@
-"""A job's cluster of training programs: started together, watched together, ended together (docs/adr/0012).
+"""A job's cluster of training programs: started together, watched together, ended together (docs/adr/0015).
 
 To its supervisor a cluster looks like one program, its chief. What happens to the others is dealt with in ``poll``,
 which the supervisor calls ten times a second:
