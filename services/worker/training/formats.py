@@ -7,7 +7,8 @@ Each writer takes a ``Written`` place and returns ``Proof``; a format that the m
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,17 @@ class Writer:
         notes = {
             "after_loading": "load with compile=False and compile anew; the optimizer is not in the file"
         }
-        return Proof([path.name], self._keras_difference(sources.load_keras(path)), notes)
+        try:
+            again = sources.load_keras(path)
+        except TrainingFailed as error:  # layers made of bare operations (x[:, :2], keras.ops) among others
+            path.unlink()
+            raise TrainingFailed(
+                "format_not_possible",
+                f"h5: HDF5 files can't hold this model; Keras does not load what it wrote: "
+                f"{shorten(str(error.__cause__ or error), 200)}",
+                "Use keras, which holds every model, or weights with its architecture.json.",
+            ) from error
+        return Proof([path.name], self._keras_difference(again), notes)
 
     def _weights(self, item: Format) -> Proof:
         path, beside = self.folder / "model.weights.h5", self.folder / kept.ARCHITECTURE
@@ -174,9 +185,11 @@ class Writer:
         path = self.folder / "model.onnx"
         spec = tf.TensorSpec((None, *facts.input_shape), tf.float32, name=facts.input_alias)
         try:
-            served(in_full_precision(self.source.model), facts).export(
-                str(path), format="onnx", input_signature=[spec], opset_version=item.opset, verbose=False
-            )
+            model = served(in_full_precision(self.source.model), facts)
+            with _constants_within(model):
+                model.export(
+                    str(path), format="onnx", input_signature=[spec], opset_version=item.opset, verbose=False
+                )
         except ImportError as error:
             raise TrainingFailed(
                 "format_not_possible",
@@ -208,12 +221,31 @@ class Writer:
 def served(model: keras.Model, facts: ModelFacts) -> keras.Model:
     """``model`` with names at both ends, and with probabilities where it gives logits."""
     inputs = keras.Input(facts.input_shape, name=facts.input_alias)
-    outputs = model(inputs)
+    # Keras' augmentation layers work unless they are told not to
+    outputs = model(inputs, training=False)
     function = "linear"
     if facts.logits:
         function = "sigmoid" if facts.outputs == 1 else "softmax"
     last = keras.layers.Activation(function, dtype="float32", name=facts.output_alias)
     return keras.Model(inputs, last(outputs), name="served")
+
+
+@contextmanager
+def _constants_within(model: keras.Model) -> Iterator[None]:
+    """Have given means and variances traced as constants: tf2onnx makes tensors from outside inputs of the model."""
+    held = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None
+    ]
+    tensors = [(layer.mean, layer.variance) for layer in held]
+    for layer in held:
+        layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    try:
+        yield
+    finally:
+        for layer, (mean, variance) in zip(held, tensors, strict=True):
+            layer.mean, layer.variance = mean, variance
 
 
 def _onnx_answers(path: Path, rows: Array) -> Array:
@@ -225,9 +257,16 @@ def _onnx_answers(path: Path, rows: Array) -> Array:
             "onnx: the package onnxruntime, which an export is checked with, is not installed on this worker.",
             "Install modelyard[formats] on the worker.",
         ) from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    (answer,) = session.run(None, {given.name: rows.astype(np.float32)})
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        (answer,) = session.run(None, {given.name: rows.astype(np.float32)})
+    except Exception as error:  # onnxruntime's own kinds, and ValueError for inputs too many
+        raise TrainingFailed(
+            "format_not_possible",
+            f"ONNX can't express this model; onnxruntime refuses what was written: {shorten(str(error), 400)}",
+            "Leave onnx out of the formats, or try another opset.",
+        ) from error
     return np.asarray(answer)
 
 
