@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -33,6 +34,24 @@ def json_of(raw: bytes) -> Any:
         ) from None
     except RecursionError:
         raise Malformed("The body is nested too deeply.", code="malformed_json") from None
+
+
+def json_or_bare_nan(raw: bytes) -> Any:
+    """As ``json_of``, but ``NaN``, ``Infinity`` and ``-Infinity`` are numbers, as TensorFlow Serving has it.
+
+    Raises:
+        Malformed: as ``json_of``.
+    """
+    try:
+        return json_of(raw)
+    except Malformed:
+        if b"NaN" not in raw and b"Infinity" not in raw:
+            raise
+        try:
+            return json.loads(raw)  # ten times slower, and knows these three
+        except (ValueError, RecursionError):
+            pass  # it is broken elsewhere, or there too
+        raise
 
 
 def checked(parse: Callable[[Any], T], data: Any) -> T:

@@ -39,6 +39,10 @@ def check_columns(spec: CsvDataset, info: Mapping[str, Any]) -> None:
     chosen = spec.features or [name for name in names if name != spec.label]
     if not chosen:
         raise InvalidInput("The file has no column beside the label.", field="dataset.csv")
+    if info.get("rows") == 0:
+        raise InvalidInput(
+            "The file has a header, but no rows.", code="dataset_empty", field="dataset.csv"
+        )
     columns = {column["name"]: column for column in info["columns"]}
     for name in chosen:
         _check_feature(columns[name], spec.column(name))

@@ -139,7 +139,14 @@ def _check_arrays(spec: NpzDataset, info: Mapping[str, Any]) -> int | None:
                 hint=f"Its arrays are: {', '.join(list(arrays)[:20]) or 'none'}.",
             )
     x, y = arrays[named["x"]]["shape"], arrays[named["y"]]["shape"]
-    if not x or not y or x[0] != y[0]:
+    if not x or not y:
+        key = "y" if x else "x"
+        raise InvalidInput(
+            f"The array {named[key]!r} is a single value; an array has one entry for each row.",
+            code="rows_differ",
+            field=f"dataset.{key}",
+        )
+    if x[0] != y[0]:
         raise InvalidInput(
             f"{named['x']!r} has shape {x} and {named['y']!r} {y}: the first numbers, the rows, must be the same.",
             code="rows_differ",

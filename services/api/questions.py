@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any
 
 import orjson
 
-from services.api.body import checked, json_of
+from services.api.body import checked, json_or_bare_nan
 from services.api.envelope import Envelope, body_for, open_envelope
 from shared.errors import InvalidInput, NotFound
 from shared.views import PredictRequest
 
 IMAGE_SIGNATURE = "image_bytes"
+_BARE = re.compile(rb"NaN|Infinity")  # perhaps a number, perhaps within a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ def question_of(raw: bytes, key: str | None = None) -> Question:
     envelope = open_envelope(raw)
     if envelope is not None:
         return _from_envelope(envelope, key)
-    body = checked(PredictRequest.model_validate, json_of(raw))
-    return checked_question(body, key)
+    body = checked(PredictRequest.model_validate, json_or_bare_nan(raw))
+    return checked_question(body, key, raw)
 
 
 def _from_envelope(envelope: Envelope, key: str | None) -> Question:
@@ -63,8 +65,8 @@ def _from_envelope(envelope: Envelope, key: str | None) -> Question:
     )
 
 
-def checked_question(asked: PredictRequest, key: str | None = None) -> Question:
-    """Refuse what contradicts itself, and write the body for the model server.
+def checked_question(asked: PredictRequest, key: str | None = None, raw: bytes = b"") -> Question:
+    """Refuse what contradicts itself, and write the body for the model server; ``raw`` is what was asked.
 
     Raises:
         InvalidInput: with the field to mend.
@@ -78,6 +80,8 @@ def checked_question(asked: PredictRequest, key: str | None = None) -> Question:
             data["instances"] = asked.instances
         else:
             data["inputs"] = asked.inputs
+        if _BARE.search(raw) is not None:  # orjson would write null
+            return json.dumps(data, ensure_ascii=False).encode()
         return orjson.dumps(data)
 
     return checked_names(asked, signature, body, key)

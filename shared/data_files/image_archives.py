@@ -72,7 +72,11 @@ def _summary(members: Iterator[tuple[str, int, bytes | None]]) -> dict[str, Any]
             if found is not None:
                 sizes.append((name, *found))
     if not folders:
-        raise invalid("The archive has no images.", f"Images end in {', '.join(SUFFIXES)}.")
+        raise invalid(
+            "The archive has no images.",
+            f"Images end in {', '.join(SUFFIXES)}. Links, hidden files, and names that lead out of the archive "
+            "('/...', '../...') are left out.",
+        )
     shown = dict(sorted(folders.items())[:MAX_FOLDERS])
     return {
         "images": folders.total(),

@@ -235,6 +235,16 @@ def test_gaps_in_the_columns_used_are_refused_at_submission(
     assert client.post("/jobs", json=train_request(dataset=named, fit={"batch_size": 1})).status_code == 202
 
 
+def test_a_file_with_a_header_alone_has_no_rows(client: TestClient) -> None:
+    named = {"csv": _upload(client, b"a,b,c\n").id, "label": "c"}
+    answer = client.post("/jobs", json=train_request(dataset=named))
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
+        422,
+        "dataset_empty",
+        "dataset.csv",
+    )
+
+
 def test_data_that_fits_is_accepted(client: TestClient, settings: Settings, csv_id: str) -> None:
     (allowed,) = settings.allowed_paths
     (allowed / "good.csv").write_bytes(CSV)
@@ -267,7 +277,8 @@ def test_a_plan_describes_the_data(client: TestClient, csv_id: str) -> None:
         ({"x_train": (200, 2)}, {}, "dataset.y", "array_not_found"),
         ({"a": (200, 2), "b": (200,)}, {}, "dataset.x", "array_not_found"),
         ({"a": (200, 2), "b": (200,)}, {"x": "a", "y": "c"}, "dataset.y", "array_not_found"),
-        ({"x_train": (), "y_train": (200,)}, {}, "dataset.y", "rows_differ"),
+        ({"x_train": (), "y_train": (200,)}, {}, "dataset.x", "rows_differ"),
+        ({"x_train": (2, 2), "y_train": ()}, {}, "dataset.y", "rows_differ"),
     ],
 )
 def test_arrays_must_fit(

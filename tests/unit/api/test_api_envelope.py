@@ -173,3 +173,17 @@ def test_an_answer_can_be_an_array() -> None:
     ):
         with pytest.raises(InvalidInput):
             as_npy(content)
+
+
+def test_nan_and_infinity_are_numbers_in_small_bodies_as_in_large_ones_and_next_to_text() -> None:
+    row = {"age": float("nan"), "income": float("-inf"), "color": "NaN, red"}
+    question = question_of(_text({"model": "m", "instances": [row]}))
+    sent = json.loads(question.body)["instances"][0]
+    assert str(sent) == str(row)
+    assert b"NaN" in question_of(_text({"model": "m", "instances": [[float("nan")] * 1000]})).body
+    assert json.loads(question_of(_text({"model": "NaN", "instances": [["Infinity"]]})).body) == {
+        "instances": [["Infinity"]]
+    }
+    for broken in (b'{"model": "m", "instances": [NaN', b'{"model": NaN, "instances": [1]}', b"NaN NaN"):
+        with pytest.raises((Malformed, BodyInvalid)):
+            question_of(broken)

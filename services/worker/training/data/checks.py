@@ -89,8 +89,8 @@ def task_of(y: Array, loss: str | None) -> Task:
     """Classes or numbers? A regression loss says numbers; else whole numbers, few of them if floats, say classes."""
     if loss in REGRESSION_LOSSES:
         return "regression"
-    if y.dtype.kind in "biu" or loss is not None:
-        return "classification"
+    if y.dtype.kind != "f" or loss is not None:
+        return "classification"  # what holds no numbers at all is refused by ``class_labels``
     if y.ndim == 2 and y.shape[1] > 1:
         return "classification" if is_one_hot(y) else "regression"
     with np.errstate(invalid="ignore"):

@@ -18,6 +18,9 @@ from services.worker.training.data.record import Array, RowArray, RowFile, Rows,
 from services.worker.training.failures import data_invalid
 from shared.specs import NpzDataset
 
+# names of inputs and targets, and the arrays
+_Part = tuple[str, str, RowArray, Array]
+
 
 def load(
     spec: NpzDataset, path: Path, cache_dir: Path, *, fingerprint: str, loss: str | None
@@ -64,7 +67,7 @@ def _names(spec: NpzDataset, files: list[str]) -> tuple[str, str]:
 
 def _test(
     spec: NpzDataset, archive: np.lib.npyio.NpzFile, inputs: _Inputs
-) -> tuple[str, str, RowArray, Array] | None:
+) -> _Part | None:
     names = (spec.x_test, spec.y_test)
     if names[0] is None or names[1] is None:
         return None
@@ -136,8 +139,8 @@ def _array(archive: np.lib.npyio.NpzFile, name: str) -> Array:
 
 def _checked(
     spec: NpzDataset,
-    train: tuple[str, str, RowArray, Array],
-    test: tuple[str, str, RowArray, Array] | None,
+    train: _Part,
+    test: _Part | None,
     *,
     fingerprint: str,
     loss: str | None,
@@ -148,6 +151,9 @@ def _checked(
         raise data_invalid(f"the array {y_name!r} is a single value, not one target a row")
     checks.same_length(x_name, x, y_name, y_raw)
     task = checks.task_of(y_raw, loss)
+    names = None
+    if task == "classification" and y_raw.dtype.kind in "US":
+        y_raw, test, names = _coded(y_name, y_raw, test)
     rows = Rows(x, _targets(y_name, y_raw, task))
     test_rows = None
     if test is not None:
@@ -161,7 +167,7 @@ def _checked(
         count = 1 + max(int(part.y.max()) for part in (rows, test_rows) if part is not None)
         if y_raw.ndim == 2:
             count = max(count, y_raw.shape[1])
-        classes = [str(index) for index in range(max(count, 2))]
+        classes = names or [str(index) for index in range(max(count, 2))]
     return TrainingData(
         train=rows,
         validation=None,
@@ -173,6 +179,38 @@ def _checked(
         fingerprint=fingerprint,
         source=f"npz {spec.npz}",
     )
+
+
+def _coded(name: str, y: Array, test: _Part | None) -> tuple[Array, _Part | None, list[str]]:
+    """Labels that are text, [N] or [N, 1], as numbers of the training rows' classes, in the order of their names.
+
+    Raises:
+        TrainingFailed: data_invalid, where the labels tell nothing apart, or the test rows have others.
+    """
+    known, codes = np.unique(_text(name, y), return_inverse=True)
+    names = [str(item) for item in known]
+    if len(names) == 1:
+        raise data_invalid(f"all rows of {name!r} have the same label {names[0][:80]!r}: there is nothing to tell apart")
+    if test is not None:
+        labels = _text(test[1], test[3])
+        strange = np.flatnonzero(~np.isin(labels, known))
+        if len(strange):
+            raise data_invalid(
+                f"the array {test[1]!r} holds the label {str(labels[strange[0]])[:80]!r} in row {int(strange[0])}, "
+                f"which {name!r} never has"
+            )
+        test = (*test[:3], np.searchsorted(known, labels))
+    return codes.reshape(-1), test, names
+
+
+def _text(name: str, y: Array) -> Array:
+    y = y.reshape(-1) if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1 or y.dtype.kind not in "US":
+        raise data_invalid(f"the array {name!r} has shape {list(y.shape)} and dtype {y.dtype}; text labels are one a row")
+    try:
+        return np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+    except UnicodeDecodeError:
+        raise data_invalid(f"the array {name!r} holds labels that are not UTF-8 text") from None
 
 
 def _targets(name: str, y: Array, task: Task) -> Array:

@@ -48,6 +48,11 @@ def load_csv(tmp_path: Path, text: str, loss: str | None = None, **spec: Any) ->
         ({"x_train": np.where(X == 5, np.nan, X), "y_train": Y}, "NaN or infinity, first in row 2"),
         ({"x_train": X.astype(np.float64) * 1e300, "y_train": Y}, "NaN or infinity"),
         ({"x_train": X, "y_train": np.array(3)}, "single value"),
+        ({"x_train": X, "y_train": Y.astype("M8[s]")}, "targets must be numbers"),
+        ({"x_train": X, "y_train": np.array(["a"] * 6)}, "the same label 'a'"),
+        ({"x_train": X, "y_train": Y.astype("U1"), "x_test": X, "y_test": (Y * 2).astype("U1")}, "'2' in row 1"),
+        ({"x_train": X, "y_train": Y.astype("U1"), "x_test": X, "y_test": Y}, "text labels are one a row"),
+        ({"x_train": X, "y_train": np.array([b"\xff", b"a"] * 3)}, "not UTF-8"),
     ],
 )
 def test_npz_faults_are_named(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
@@ -55,6 +60,19 @@ def test_npz_faults_are_named(tmp_path: Path, arrays: dict[str, Any], words: str
         load_npz(tmp_path, **arrays)
     assert caught.value.code == "data_invalid"
     assert words in caught.value.message
+
+
+def test_text_labels_of_an_npz_file_are_classes_by_name(tmp_path: Path) -> None:
+    y = np.array(["no", "grün", "no", "yes", "grün", "no"])
+    for dtype in (np.str_, np.bytes_):
+        given = np.char.encode(y, "utf-8") if dtype is np.bytes_ else y[:, np.newaxis]
+        data = load_npz(tmp_path, x_train=X, y_train=given, x_test=X[:2], y_test=given[:2])
+        assert data.classes == ["grün", "no", "yes"]
+        assert data.train.y.tolist() == [1, 0, 1, 2, 0, 1]
+        assert data.test is not None
+        assert data.test.y.tolist() == [1, 0]
+    with pytest.raises(TrainingFailed, match="must be numbers"):
+        load_npz(tmp_path, loss="mse", x_train=X, y_train=y)
 
 
 def test_an_npz_file_that_is_none(tmp_path: Path) -> None:
