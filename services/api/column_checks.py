@@ -40,9 +40,7 @@ def check_columns(spec: CsvDataset, info: Mapping[str, Any]) -> None:
     if not chosen:
         raise InvalidInput("The file has no column beside the label.", field="dataset.csv")
     if info.get("rows") == 0:
-        raise InvalidInput(
-            "The file has a header, but no rows.", code="dataset_empty", field="dataset.csv"
-        )
+        raise InvalidInput("The file has a header, but no rows.", code="dataset_empty", field="dataset.csv")
     columns = {column["name"]: column for column in info["columns"]}
     for name in chosen:
         _check_feature(columns[name], spec.column(name))

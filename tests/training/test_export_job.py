@@ -206,7 +206,9 @@ def test_a_table_with_text_is_exported_where_text_can_be_looked_up(
     spec = {"model": {"builder": "mlp", "params": {"units": [8]}}, "dataset": {"csv": "ds_t", "label": "buys"},
             "fit": {"epochs": 2, "batch_size": 16}}  # fmt: skip
     trained = supervisor.run(spec, data=path, run="trained")
-    job = export(supervisor, trained.run_dir, formats=["saved_model", "keras", "onnx"], publish={"model": "m"})
+    job = export(
+        supervisor, trained.run_dir, formats=["saved_model", "keras", "onnx"], publish={"model": "m"}
+    )
     assert not job.of("warning")
     folder = job.run_dir / "export/saved_model"
     signatures = tf.saved_model.load(str(folder)).signatures

@@ -65,9 +65,7 @@ def _names(spec: NpzDataset, files: list[str]) -> tuple[str, str]:
     )
 
 
-def _test(
-    spec: NpzDataset, archive: np.lib.npyio.NpzFile, inputs: _Inputs
-) -> _Part | None:
+def _test(spec: NpzDataset, archive: np.lib.npyio.NpzFile, inputs: _Inputs) -> _Part | None:
     names = (spec.x_test, spec.y_test)
     if names[0] is None or names[1] is None:
         return None
@@ -190,7 +188,9 @@ def _coded(name: str, y: Array, test: _Part | None) -> tuple[Array, _Part | None
     known, codes = np.unique(_text(name, y), return_inverse=True)
     names = [str(item) for item in known]
     if len(names) == 1:
-        raise data_invalid(f"all rows of {name!r} have the same label {names[0][:80]!r}: there is nothing to tell apart")
+        raise data_invalid(
+            f"all rows of {name!r} have the same label {names[0][:80]!r}: there is nothing to tell apart"
+        )
     if test is not None:
         labels = _text(test[1], test[3])
         strange = np.flatnonzero(~np.isin(labels, known))
@@ -206,7 +206,9 @@ def _coded(name: str, y: Array, test: _Part | None) -> tuple[Array, _Part | None
 def _text(name: str, y: Array) -> Array:
     y = y.reshape(-1) if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 or y.dtype.kind not in "US":
-        raise data_invalid(f"the array {name!r} has shape {list(y.shape)} and dtype {y.dtype}; text labels are one a row")
+        raise data_invalid(
+            f"the array {name!r} has shape {list(y.shape)} and dtype {y.dtype}; text labels are one a row"
+        )
     try:
         return np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
     except UnicodeDecodeError:

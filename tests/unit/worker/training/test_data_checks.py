@@ -50,7 +50,10 @@ def load_csv(tmp_path: Path, text: str, loss: str | None = None, **spec: Any) ->
         ({"x_train": X, "y_train": np.array(3)}, "single value"),
         ({"x_train": X, "y_train": Y.astype("M8[s]")}, "targets must be numbers"),
         ({"x_train": X, "y_train": np.array(["a"] * 6)}, "the same label 'a'"),
-        ({"x_train": X, "y_train": Y.astype("U1"), "x_test": X, "y_test": (Y * 2).astype("U1")}, "'2' in row 1"),
+        (
+            {"x_train": X, "y_train": Y.astype("U1"), "x_test": X, "y_test": (Y * 2).astype("U1")},
+            "'2' in row 1",
+        ),
         ({"x_train": X, "y_train": Y.astype("U1"), "x_test": X, "y_test": Y}, "text labels are one a row"),
         ({"x_train": X, "y_train": np.array([b"\xff", b"a"] * 3)}, "not UTF-8"),
     ],
