@@ -20,6 +20,8 @@ from shared.specs.traffic import Guard, LabelRoute
 log = logging.getLogger(__name__)
 
 JUDGE_SECONDS = 0.5  # between two looks at one label
+# A route that still gets requests so long after its newcomer was withdrawn was set again, or could not be written.
+ACT_AGAIN_SECONDS = 5.0
 # Latencies are counted in buckets that grow by 5 %, from 0.1 ms to about an hour.
 _SMALLEST, _GROWTH, _BUCKETS = 1e-4, math.log(1.05), 360
 
@@ -110,19 +112,22 @@ class Guards:
     def report(self, model: str, choice: Choice, *, ok: bool, seconds: float) -> None:
         """One request was answered, or failed, after ``seconds``."""
         route = choice.route
-        if route is None or route.guard is None or choice.label is None or choice.target is None:
+        if route is None or choice.label is None or choice.target is None:
+            return
+        key = (model, choice.label)
+        if route.guard is None:
+            self._watched.pop(key, None)
             return
         now = self._clock()
-        key = (model, choice.label)
         watched = self._watched.get(key)
-        if watched is None or watched.route != route:
+        if watched is None or watched.route != route or now - watched.acted >= ACT_AGAIN_SECONDS:
             watched = self._watched[key] = _Watched(route)
         watched.windows.setdefault(choice.target, Window()).add(now, ok, seconds)
-        if now >= watched.next_look and not watched.judged:
+        if now >= watched.next_look and watched.acted == math.inf:
             watched.next_look = now + JUDGE_SECONDS
             found = judge(route, route.guard, watched.summaries(now))
             if found is not None:
-                watched.judged = True
+                watched.acted = now
                 target, reason = found
                 log.warning("%s/%s: %s is withdrawn: %s", model, choice.label, target, reason["reason"])
                 self._withdraw(model, choice.label, route, target, reason)
@@ -144,7 +149,7 @@ class _Watched:
         self.route = route
         self.windows: dict[str, Window] = {}
         self.next_look = 0.0
-        self.judged = False  # withdrawn; the store's new route takes a moment to be seen
+        self.acted = math.inf  # when it withdrew; the store's new route takes a moment to be seen
 
     def summaries(self, now: float) -> dict[str, Summary]:
         seconds = self.route.guard.window_seconds if self.route.guard else 0.0

@@ -144,22 +144,24 @@ class LabelStore:
     def withdraw(self, model: str, label: str, seen: LabelRoute, target: str, reason: dict[str, Any]) -> bool:
         """Send ``label``'s requests no longer to ``target``, if its route is still ``seen``.
 
-        A route with nothing else goes back to the one before. Returns whether anything was changed.
+        A route with nothing else goes back to the one before. What was withdrawn is not remembered: a rollback that
+        follows must not bring it back. Returns whether anything was changed.
         """
         with self._db.write() as tx:
             state = ModelState(self._db, tx, model)
             old = next((item for item in self._labels(tx, model) if item.name == label), None)
             if old is None or old.route != seen:
                 return False
-            left, back = seen.without(target), False
-            if left is None and old.history:
-                left, back = LabelRoute.model_validate(old.history[-1]["route"]), True
+            last = LabelRoute.model_validate(old.history[-1]["route"]) if old.history else None
+            left = seen.without(target) or last
             if left is None:
                 return False
+            back = left == last
             before = self._referenced(tx, model, state)
             labels = {item.name: item.route for item in self._labels(tx, model)}
             versions = Traffic(labels).versions(left.heaviest)
-            self._write(tx, state, label, left, versions[0] if versions else old.version, old, back=back)
+            version = versions[0] if versions else old.version
+            self._write(tx, state, label, left, version, old, back=back, remember=False)
             state.release(before - self._referenced(tx, model, state))
             data = {"label": label, "target": target, "from": plain(seen), "to": plain(left), **reason}
             state.event("withdrawn", data)
@@ -277,11 +279,12 @@ class LabelStore:
         old: Label | None,
         *,
         back: bool,
+        remember: bool = True,
     ) -> None:
         history = list(old.history) if old is not None else []
         if back:
             history = history[:-1]
-        elif old is not None and old.route != route:
+        elif remember and old is not None and old.route != route:
             history = [*history, {"route": plain(old.route), "until": state.now}][-HISTORY:]
         row = {
             "model": state.model,

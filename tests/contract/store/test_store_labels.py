@@ -144,7 +144,12 @@ def test_withdrawing_takes_one_target_out_once(three: Store) -> None:
     split = LabelRoute(split={"1": 90, "2": 10}, guard={"max_error_rate": 0.1})
     three.labels.put("m", "live", split)
     reason = {"reason": "it fails"}
+    three.labels.put("m", "live", to(3))
+    three.labels.put("m", "live", split)
     assert three.labels.withdraw("m", "live", split, "2", reason)
+    assert [item["route"]["version"] for item in three.labels.get("m", "live").history[1:]] == [3], (
+        "a rollback brings back what was before, not what was withdrawn"
+    )
     assert not three.labels.withdraw("m", "live", split, "2", reason), "the route is another by now"
     assert three.labels.get("m", "live").route == to(1)
     last = three.labels.events("m").items[-1]

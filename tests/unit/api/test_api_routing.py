@@ -112,14 +112,23 @@ def test_a_guard_acts_once_per_route() -> None:
     for _ in range(20):
         guards.report("m", Choice(2, "live", "2", route), ok=False, seconds=0.01)
     assert acted == []  # looked at once, before there were enough
-    clock = iter(range(10, 100))
+    clock = iter(range(100, 1000))
     guards = Guards(
-        lambda model, label, route, target, reason: acted.append(target), clock=lambda: float(next(clock))
+        lambda model, label, route, target, reason: acted.append(target), clock=lambda: next(clock) / 10
     )
-    for _ in range(20):
-        guards.report("m", Choice(2, "live", "2", route), ok=False, seconds=0.01)
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            guards.report("m", Choice(2, "live", "2", route), ok=False, seconds=0.01)
+
+    fail(20)
     assert acted == ["2"]
     assert guards.summaries("m", "live")["2"]["error_rate"] == 1.0
+    guards.report("m", Choice(1, "live", "1", LabelRoute(version=1)), ok=True, seconds=0.01)
+    fail(20)
+    assert acted == ["2", "2"], "the very route was set again"
+    fail(60)
+    assert acted == ["2", "2", "2"], "and again, before anything else came by"
 
 
 @pytest.mark.parametrize(
