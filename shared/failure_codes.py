@@ -56,6 +56,7 @@ CODES: Mapping[str, FailureCode] = MappingProxyType(
         ),
         "format_not_possible": FailureCode("the model can't be had in a format that was asked for"),
         "export_mismatch": FailureCode("the exported model does not answer as the trained one"),
+        "parity_mismatch": FailureCode("the model server answers otherwise than training did"),
         "version_not_available": FailureCode("the model server could not load the version"),
         "worker_lost": FailureCode("the worker was not heard of for a whole lease", Retry.ATTEMPTS),
         "trainer_killed": FailureCode("a signal ended the training process", Retry.ATTEMPTS),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
 from shared.errors import ModelyardError, Unavailable
 
+PREDICT_SECONDS = 120.0  # a large model's first call may compile it
 _FIRST_POLL_SECONDS = 0.05
 _SLOWEST_POLL_SECONDS = 1.0
 _STALE_END_SECONDS = 5.0  # longer than any sensible pace at which a server reads its models.config
@@ -68,6 +71,31 @@ class ServingClient:
             )
             for item in answer.json().get("model_version_status", [])
         }
+
+    def predict(self, model: str, version: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The JSON answer to a predict request's body, by that very version.
+
+        Raises:
+            Unavailable: the server does not answer.
+            LoadFailed: it refuses.
+        """
+        try:
+            answer = self._http.post(
+                f"/v1/models/{model}/versions/{version}:predict", json=dict(body), timeout=PREDICT_SECONDS
+            )
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"The model server does not answer: {error}",
+                code="serving_unavailable",
+                hint="Check MODELYARD_SERVING_URL and the server's log.",
+            ) from error
+        if answer.status_code != httpx.codes.OK:
+            raise LoadFailed(
+                f"The model server refused a request to version {version} of {model!r}: {answer.text[:500]}",
+                hint="See the model server's log.",
+            )
+        found: Mapping[str, Any] = json.loads(answer.text)  # knows NaN, which servers write bare
+        return found
 
     def wait_available(
         self, model: str, version: int, *, timeout: float, keep_waiting: Callable[[], bool] = lambda: True

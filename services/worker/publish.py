@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.worker import parity
+from services.worker.parity import ParityMismatch
 from services.worker.protocol import Finished
 from shared.jobs import Claim, Job
 from shared.model_repo import ModelRepo, tree_size
@@ -58,27 +60,40 @@ class Publisher:
         return version
 
     def prove(self, job: Job, model: str, version: int, keep_waiting: Callable[[], bool]) -> bool:
-        """Wait until the version is AVAILABLE, then move the label the job asked for.
+        """Wait until the version is AVAILABLE, compare its answers, then move the label the job asked for.
 
         Returns False if a later version had overtaken it by then, so that it is not loaded. With a label it is loaded
         all the same, for the label's sake.
 
         Raises:
             LoadFailed: it did not become AVAILABLE.
+            ParityMismatch: it answers otherwise than the training program did, and was taken away again.
         """
         served = self.serving.wait_available(
             model, version, timeout=self.timeout_seconds, keep_waiting=keep_waiting
         )
-        self.store.labels.published(model, version)
         label = (job.spec.get("publish") or {}).get("label")
         if label and not served:
             self.store.labels.prepare(model, label, [version])
             self.config.write()
             self.serving.wait_loaded(model, version, timeout=self.timeout_seconds)
+        if served or label:
+            self._compare(model, version)
+        self.store.labels.published(model, version)
         if label:
             self.store.labels.put(model, label, LabelRoute(version=version), why=f"published by {job.id}")
         self.config.write()
         return served or bool(label)
+
+    def _compare(self, model: str, version: int) -> None:
+        folder = self.repo.root / model / str(version)
+        try:
+            parity.check(folder, lambda body: self.serving.predict(model, version, body))
+        except ParityMismatch:
+            self.store.models.delete_version(model, version)
+            self.config.write()
+            self.repo.remove(model, version)
+            raise
 
 
 def _trained_on(job: Job, run: dict[str, Any]) -> dict[str, Any]:

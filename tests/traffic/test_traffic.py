@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 
+import numpy as np
 import pytest
 
+from services.worker import parity
+from services.worker.protocol import Finished
+from services.worker.publish import Publisher
+from shared.model_repo import ModelRepo
+from shared.serving_client import ServingClient
+from shared.serving_config import ServingConfig
+from tests.builders import train_spec
 from tests.traffic.conftest import Platform
 
 pytestmark = pytest.mark.tf
@@ -128,3 +138,46 @@ def test_a_version_that_can_not_be_loaded_moves_nothing(platform: Platform) -> N
         calls.wait(20)
     assert (calls.failures, set(calls.answers)) == ([], {2})
     assert platform.http.get("/models/broken").json()["labels"] == {"stable": 2}
+
+
+def test_a_version_that_answers_otherwise_than_training_is_taken_away(
+    platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    serving = ServingClient(platform.serving_url)
+    request.addfinalizer(serving.close)
+    publisher = Publisher(
+        platform.store,
+        ModelRepo(platform.home / "models"),
+        serving,
+        ServingConfig(platform.store, platform.home / "models", all_models=True),
+        timeout_seconds=60,
+    )
+
+    def publish(kind: str, answer: float) -> int:
+        export = platform.home / f"export-{kind}-{answer}"
+        shutil.copytree(platform.exports / kind, export)
+        beside = export / parity.FOLDER
+        beside.mkdir(parents=True)
+        notes = {"signature": "serving_default", "input": "x", "output": "y", "tolerance": 1e-5}
+        (beside / "golden.json").write_text(json.dumps(notes))
+        rows = np.ones((20, 1), np.float32)
+        np.savez(beside / "golden.npz", rows=rows, targets=rows, answers=rows * answer)
+        job, _ = platform.store.jobs.create(train_spec(publish={"model": "gated", "label": "stable"}))
+        taken = platform.store.claims.claim(job.id, "w", 60)
+        assert taken is not None
+        finished = Finished(metrics={}, epochs=1, steps=1)
+        version = publisher.publish(taken[0], taken[1], "gated", export, finished, {})
+        publisher.prove(taken[1], "gated", version, lambda: True)
+        return version
+
+    assert publish("plain-1", 1.0) == 1
+    assert platform.http.get("/models/gated").json()["labels"] == {"stable": 1}
+    with platform.asked("gated", "stable") as calls:
+        with pytest.raises(parity.ParityMismatch, match="20 rows"):
+            publish("plain-2", 1.5)
+        calls.wait(50)
+    assert (calls.failures, set(calls.answers)) == ([], {1})
+    assert platform.http.get("/models/gated").json()["latest_version"] == 1
+    assert not (platform.home / "models" / "gated" / "2").exists()
+    assert publish("plain-3", 3.0) == 3, "numbers are not used again"
+    assert platform.http.get("/models/gated").json()["labels"] == {"stable": 3}

@@ -2,7 +2,7 @@
 
     tf_serving_warmup_requests     TensorFlow Serving's own: recorded requests that a server runs before it is ready
     modelyard/golden.npz           ``rows`` as the data have them, and the training program's own float32 ``answers``
-    modelyard/golden.json          which signature they are of: {"signature", "input", "output", "tolerance"}
+    modelyard/golden.json          {"signature", "input", "output", "tolerance"}, for tables "inputs", their raw columns
     modelyard/litert/model.tflite  the numeric signatures in LiteRT
     modelyard/litert.json          {"signatures": {name: {"file", "sha256", "inputs", "outputs"}}, "largest_difference"}
     modelyard/model.keras, ...     what a run keeps (``kept``), so that the version can be trained on
@@ -57,11 +57,11 @@ def write(
 
     parts: dict[str, Callable[[], None]] = {
         "warm-up requests": lambda: warmup_requests(export_dir, facts, golden),
-        "golden requests": lambda: golden_notes(export_dir, facts, tolerance),
+        "golden requests": lambda: golden_notes(export_dir, facts, golden, tolerance),
         "LiteRT conversion": convert,
     }
-    if facts.table is not None:  # LiteRT has no kernels for text, and the golden rows are codes, not requests
-        del parts["golden requests"], parts["LiteRT conversion"]
+    if facts.table is not None:  # LiteRT has no kernels for text
+        del parts["LiteRT conversion"]
     for what, part in parts.items():
         try:
             part()
@@ -92,15 +92,24 @@ def warmup_requests(export_dir: Path, facts: ModelFacts, golden: Golden) -> None
     in_place(export_dir / WARMUP, write_to)
 
 
-def golden_notes(export_dir: Path, facts: ModelFacts, tolerance: float) -> None:
-    """Say what the arrays of ``golden.npz``, which lies there already, are."""
-    notes = {
+def golden_notes(export_dir: Path, facts: ModelFacts, golden: Golden, tolerance: float) -> None:
+    """Say what the arrays of ``golden.npz``, which lies there already, are; a table's rows as raw columns, too."""
+    notes: dict[str, Any] = {
         "signature": "serving_default",
         "input": facts.input_alias,
         "output": facts.output_alias,
         "tolerance": tolerance,
     }
+    if facts.table is not None:
+        columns = request_of(golden.rows, facts)
+        notes["inputs"] = {name: [_plain(value) for value in values] for name, values in columns.items()}
     write_json(export_dir / FOLDER / "golden.json", notes)
+
+
+def _plain(value: Any) -> Any:
+    """One cell as JSON has it."""
+    value = value.item() if hasattr(value, "item") else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def litert_model(
