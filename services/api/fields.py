@@ -9,8 +9,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from shared.names import NAME_PATTERN
+from shared.specs.devices import PHYSICAL_DEVICE_PATTERN
+from shared.specs.strategy import DEVICE_PATTERN
 
 MAX_ERRORS = 20
+_QUOTE = "'"  # pydantic's around the field that tells kinds apart
+_FORMS = {
+    NAME_PATTERN: "Use 1 to 63 letters, digits, '-' or '_', beginning with a letter or digit.",
+    PHYSICAL_DEVICE_PATTERN: "Name physical devices as GET /workers does: 'CPU:0' or 'GPU:0', 'GPU:1', ...",
+    DEVICE_PATTERN: "Name a device as 'GPU:0' or 'CPU:1', or as TensorFlow does: '/device:GPU:0'.",
+}
 Location = Sequence[int | str]
 
 
@@ -31,7 +39,9 @@ def offending_fields(error: BodyInvalid | RequestValidationError) -> list[dict[s
 
 
 def _described(item: Any, data: Any) -> dict[str, Any]:
-    path = real_path(item["loc"], data)
+    path = real_path(item["loc"], data, missing=item["type"] == "missing")
+    if item["type"] == "union_tag_not_found":
+        path = [*path, str(item["ctx"]["discriminator"]).strip(_QUOTE)]
     return {"field": dotted(path) or None, "message": _sentence(item), "type": item["type"]}
 
 
@@ -40,12 +50,20 @@ def _sentence(item: Any) -> str:
         return "Should be a JSON object."
     if item["type"] == "extra_forbidden":
         return "There is no such field."
-    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME_PATTERN:
-        return "Use 1 to 63 letters, digits, '-' or '_', beginning with a letter or digit."
+    if item["type"] == "string_pattern_mismatch" and (words := _FORMS.get(item["ctx"]["pattern"])):
+        return words
+    if item["type"] == "union_tag_not_found":
+        return "Is missing: it says which kind is meant."
+    if item["type"] == "union_tag_invalid":
+        told = item["ctx"]
+        return f"There is no such {str(told['discriminator']).strip(_QUOTE)}. There are: {told['expected_tags']}."
     message = str(item["msg"])
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
-    return message[:1].upper() + message[1:]
+    first = message.partition(" ")[0]
+    return (
+        message if "_" in first or "." in first[:-1] else message[:1].upper() + message[1:]
+    )  # not a field's name
 
 
 def dotted(path: Location) -> str:
@@ -53,35 +71,39 @@ def dotted(path: Location) -> str:
     return ".".join(str(part)[:80] for part in path)
 
 
-def real_path(location: Location, data: Any) -> list[int | str]:
+def real_path(location: Location, data: Any, *, missing: bool = False) -> list[int | str]:
     """``location`` without the tags of unions, which pydantic puts in and no client has written.
 
-    With ``data`` {"model": {"builder": "mlp", "units": 3}}, ("model", "builder", "units") is model.units.
+    With ``data`` {"model": {"builder": "mlp", "units": 3}}, ("model", "builder", "units") is model.units, and
+    ("model", "units", "constrained-int") is too. ``missing``: the last part is a key that ``data`` lacks, not a tag.
     """
     path = list(location)
     if data is None:
         # query, path and header parameters: the first element says which of these
         return path[1:] if path and path[0] in ("query", "path", "header", "cookie", "body") else path
-    found = _walk(path, data)
-    return path if found is None else found[1]
+    found = _walk(path, data, missing)
+    return path if found is None else found[2]
 
 
-def _walk(path: list[int | str], data: Any) -> tuple[bool, list[int | str]] | None:
-    """(whether the place is there, the path without tags), or None when ``path`` does not fit ``data``."""
+_Reading = tuple[bool, int, list[int | str]]
+
+
+def _walk(path: list[int | str], data: Any, missing: bool) -> _Reading | None:
+    """(whether the last part was found, how many were, the path without tags); None: ``path`` does not fit ``data``."""
     if not path:
-        return True, []
+        return False, 0, []
     head, rest = path[0], path[1:]
-    readings: list[tuple[bool, list[int | str]]] = []
-    if isinstance(data, dict):
-        if head in data and (deeper := _walk(rest, data[head])) is not None:
-            readings.append((deeper[0], [head, *deeper[1]]))
-        elif head not in data and not rest:
-            readings.append((False, [head]))  # a key that is missing
-    elif isinstance(data, list):
-        if isinstance(head, int) and head < len(data) and (deeper := _walk(rest, data[head])) is not None:
-            readings.append((deeper[0], [head, *deeper[1]]))
-    elif head == "[key]" and not rest:
-        readings.append((True, []))  # the error is about the key itself
-    if rest and isinstance(head, str) and (skipped := _walk(rest, data)) is not None:
+    readings: list[_Reading] = []
+    inside = (isinstance(data, dict) and head in data) or (
+        isinstance(data, list) and isinstance(head, int) and head < len(data)
+    )
+    lacking = missing and not rest
+    if inside and not lacking and (deeper := _walk(rest, data[head], missing)) is not None:
+        readings.append((deeper[0] or not rest, deeper[1] + 1, [head, *deeper[2]]))
+    if lacking:
+        if isinstance(data, dict) and not inside:
+            readings.append((False, 0, [head]))
+    elif (skipped := _walk(rest, data, missing)) is not None:
+        # a tag; '[key]', where the error is about the key itself; an index into what is no list before validation
         readings.append(skipped)
-    return max(readings, key=lambda reading: reading[0], default=None)
+    return max(readings, key=lambda reading: reading[:2], default=None)

@@ -13,7 +13,8 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from shared.specs.base import Spec
 
 MegaBytes = Annotated[int, Field(ge=1, le=4_194_304)]
-DeviceName = Annotated[str, StringConstraints(pattern=r"^(CPU:0|GPU:(0|[1-9]\d{0,2}))$")]
+PHYSICAL_DEVICE_PATTERN = r"^(CPU:0|GPU:(0|[1-9]\d{0,2}))$"
+DeviceName = Annotated[str, StringConstraints(pattern=PHYSICAL_DEVICE_PATTERN)]
 Precision = Literal["float32", "mixed_float16", "mixed_bfloat16", "bfloat16"]
 _LOST_IN_BFLOAT16 = frozenset({"adam", "adamw", "nadam", "lamb", "schedulefreeadamw"})
 

@@ -11,9 +11,10 @@ from pydantic import Field, StringConstraints, field_validator
 
 from shared.specs.base import Spec
 
+DEVICE_PATTERN = r"^/?(device:)?([cC][pP][uU]|[gG][pP][uU]):\d{1,4}$"
 DeviceName = Annotated[
     str,
-    StringConstraints(pattern=r"^/?(device:)?([cC][pP][uU]|[gG][pP][uU]):\d{1,4}$"),
+    StringConstraints(pattern=DEVICE_PATTERN),
     Field(examples=["GPU:0"]),
 ]
 TpuText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:/._-]*$", max_length=253)]

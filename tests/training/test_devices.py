@@ -36,7 +36,7 @@ def test_the_cpu_is_split_into_logical_devices(supervisor: Supervisor, digits: P
     assert [device["name"] for device in found["logical"]] == ["CPU:0", "CPU:1"]
     assert [device["name"] for device in found["physical"]] == ["CPU:0"]
     assert found["requested"] == {"virtual_devices": [1024, 1024]}
-    assert warnings(job) == ["no_gpu"]
+    assert warnings(job) == ["no_gpu", "virtual_devices_idle"]
 
 
 def test_a_gpu_that_is_not_there_fails_in_words(supervisor: Supervisor, digits: Path) -> None:

@@ -138,6 +138,13 @@ FAILURES = {
         "import keras\nclass Bad(keras.layers.Layer):\n    def call(self, x):\n        return x @ x.nothing\n"
         "def build_model(params):\n    return keras.Sequential([Bad()])\n", 4, "nothing"
     ),
+    "graph": (
+        "import keras\nimport tensorflow as tf\nclass Strict(keras.layers.Layer):\n    def call(self, x):\n"
+        "        tf.debugging.assert_less(x, tf.cast(0, x.dtype), message='too bright')\n        return x\n"
+        "def build_model(params):\n    return keras.Sequential([Strict(), keras.layers.Flatten(), "
+        "keras.layers.Dense(10, 'softmax')])\n", 5, "InvalidArgumentError: assertion failed: [too bright]"
+    ),
+    "surrogate": ("def build_model(params):\n    raise ValueError('\\ud800 \\x1b[31mred')\n", 2, "\\ud800 red"),
 }  # fmt: skip
 
 
@@ -216,9 +223,14 @@ def test_an_error_while_training_is_theirs_too(supervisor: Supervisor, digits: P
 DATA = """
     import numpy as np, tensorflow as tf
 
+    def broken():
+        yield np.zeros(4, "float32"), 1
+        raise KeyError("no such row")
+
     def make_dataset(kind):
         x, y = np.random.rand(96, 4).astype("float32"), np.arange(96) % 3
         rows = tf.data.Dataset.from_tensor_slices((x, y))
+        spec, count = tf.TensorSpec((4,)), tf.TensorSpec((), tf.int32)
         return {
             "arrays": lambda: (x, y),
             "tuple": lambda: ((x, y), None, (x[:30], y[:30])),
@@ -227,6 +239,7 @@ DATA = """
             "one": lambda: rows.batch(10).map(lambda a, b: {"a": a, "b": b}),
             "unclear": lambda: tf.data.Dataset.from_tensor_slices((x, tf.one_hot(y, 4))),
             "none": lambda: None,
+            "generator": lambda: tf.data.Dataset.from_generator(broken, output_signature=(spec, count)),
             "late": lambda: rows.map(lambda a, b: (tf.gather(a, 7 + b), b)),
         }[kind]()
 """
@@ -266,6 +279,7 @@ def test_forms_of_data(
         ("unclear", "data_invalid", "row or a batch"),
         ("none", "user_code", "returned nothing"),
         ("late", "user_code", "make_dataset of data: InvalidArgumentError"),
+        ("generator", "user_code", "data.py, line 6: KeyError: 'no such row'"),
     ],
 )
 def test_data_that_cant_be_used_are_refused_in_words(

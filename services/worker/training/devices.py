@@ -152,7 +152,7 @@ def settle_xla(model: keras.Model, spec: DeviceSpec, plan: Plan, replicas: int, 
         if replicas > 1:
             emit.warn(
                 "xla_off",
-                "XLA is off: it can't compile a step whose replicas are on several logical CPU devices "
+                "XLA is off: it can't compile a step whose replicas are on several CPU devices "
                 "(a variable lies on another device than the step).",
             )
             wanted = False

@@ -6,6 +6,9 @@ import contextlib
 import os
 import threading
 from collections import deque
+from typing import Any
+
+from pydantic_core import PydanticSerializationError
 
 from services.worker.protocol import (
     MAX_EVENT_BYTES,
@@ -17,6 +20,7 @@ from services.worker.protocol import (
     TrainingEvent,
     Warned,
 )
+from services.worker.training.failures import printable
 
 MAX_QUEUED = 20_000
 _CUT = " … (cut)"
@@ -94,7 +98,11 @@ class Emitter:
 
 def encode(event: TrainingEvent) -> bytes:
     """One line of at most ``MAX_EVENT_BYTES`` with its newline; what is too long is cut, never left out whole."""
-    line = event.model_dump_json().encode() + b"\n"
+    try:
+        line = event.model_dump_json().encode() + b"\n"
+    except PydanticSerializationError:  # lone surrogates: names of files that are not UTF-8, a user's message
+        event = type(event).model_validate(_clean(event.model_dump()))
+        line = event.model_dump_json().encode() + b"\n"
     if len(line) <= MAX_EVENT_BYTES:
         return line
     return _shrunk(event).model_dump_json().encode() + b"\n"
@@ -118,6 +126,14 @@ def _shrunk(event: TrainingEvent) -> TrainingEvent:
     if isinstance(event, Progress):
         return event.model_copy(update={"metrics": dict(list(event.metrics.items())[:50])})
     return event
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _cut(text: str, limit: int) -> str:

@@ -89,7 +89,15 @@ def _is_disk_full(error: BaseException, text: str) -> bool:
     return bool(_DISK_FULL.search(text))
 
 
+_UNPRINTABLE = re.compile("\x1b\\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]")
+
+
+def printable(text: str) -> str:
+    """``text`` without terminal codes, and with what neither UTF-8 nor a database can hold escaped."""
+    return _UNPRINTABLE.sub("", text).encode("utf-8", "backslashreplace").decode()
+
+
 def shorten(text: str, limit: int = 2000) -> str:
-    """``text`` on one line, cut at ``limit`` characters."""
-    line = " ".join(text.split())
+    """``text`` on one line, printable, cut at ``limit`` characters."""
+    line = " ".join(printable(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

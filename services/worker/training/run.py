@@ -77,6 +77,8 @@ class Run:
         self._plan = plan = devices.apply(job.devices, self.emit)
         runtime.prepare(job.fit)
         opened = strategies.open(job.strategy)
+        for doubt in strategies.doubts(job.strategy, job.devices, opened):
+            self.emit.warn(*doubt)
         self.stop.install()  # TensorFlow's coordination service has put a handler of its own in the place of ours
         code = Code(self.request.code)
         data = loading.load(job.dataset, job.fit, self.request, self.emit, code)

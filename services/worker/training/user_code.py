@@ -23,7 +23,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from services.worker.protocol import CodeSource
-from services.worker.training.failures import TrainingFailed, explain, shorten
+from services.worker.training.failures import TrainingFailed, explain, printable, shorten
 from services.worker.training.stopping import StopRequested
 from shared.user_code import FUNCTIONS, Function, content_hash
 
@@ -35,6 +35,11 @@ _KERAS = re.compile(
     r"^Exception encountered when calling .*?\n\n(?:\x1b\[1m)?(.*?)(?:\x1b\[0m)?\n\nArguments received.*",
     re.S,
 )
+# TensorFlow tells of what failed while a graph ran in text only: the op with the lines that made it, or the
+# traceback of a Python function that a dataset called
+_GRAPH = re.compile(r"^Graph execution error:.*\n  File [^\n]*\n\s*(.*?)\s*(?:\[\[\{\{node.*)?$", re.S)
+_CALLED = re.compile(r"^(?:\{\{.*?\}\} )?(\w+(?:: .*?)?)\nTraceback \(most recent call last\):\n.*$", re.S)
+_LINE = re.compile(r'^\s*File "([^"\n]+)", line (\d+)', re.M)
 _AUTOGRAPH = re.compile(r"^in user code:\n.*\n\n    (?:\w+: )?(.*)$", re.S)  # a traceback within the message
 _roots: list[Path] = []  # of all builders loaded in this process
 
@@ -266,11 +271,18 @@ def _words(error: BaseException) -> str:
         return f"the code ended its process with sys.exit({error.code!r})"
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    try:
-        text = _AUTOGRAPH.sub(r"\1", _KERAS.sub(r"\1", str(error)))
-    except Exception:
-        text = "(its message can't be read)"
+    text = _text(error)
+    if called := _CALLED.match(text):
+        return shorten(called[1], 600)
+    text = _GRAPH.sub(r"\1", _AUTOGRAPH.sub(r"\1", _KERAS.sub(r"\1", text)))
     return shorten(f"{type(error).__name__}: {text}" if text else type(error).__name__, 600)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its message can't be read)"
 
 
 def _hint(error: BaseException) -> str | None:
@@ -286,13 +298,16 @@ def _hint(error: BaseException) -> str | None:
 
 
 def _place(error: BaseException) -> tuple[str, int] | None:
-    """(file, line) of the innermost line of the user's that ``error`` came through."""
+    """(file, line) of the innermost line of the user's that ``error`` came through, or that its text names."""
     if isinstance(error, SyntaxError) and error.filename and _is_theirs(error.filename):
         return _shown(error.filename), error.lineno or 0
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         if _is_theirs(frame.f_code.co_filename):
             found = (_shown(frame.f_code.co_filename), line)
+    if found is None:
+        told = [(file, int(line)) for file, line in _LINE.findall(_text(error)) if _is_theirs(file)]
+        found = (_shown(told[-1][0]), told[-1][1]) if told else None
     return found
 
 
@@ -311,14 +326,22 @@ def _shown(file: str) -> str:
 def _detail(error: BaseException) -> str:
     """The end of the traceback, from the first line of theirs on."""
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, frame in enumerate(frames) if _is_theirs(frame.filename)), 0)
+    first = next((i for i, frame in enumerate(frames) if _is_theirs(frame.filename)), None)
+    if first is None:
+        text = _text(error)  # or where the text has one
+        told = next((line.start() for line in _LINE.finditer(text) if _is_theirs(line[1])), None)
+        if told is not None:
+            return _end_of(printable(text[told:]).strip())
     lines = [
         "Traceback (most recent call last):\n",
-        *traceback.StackSummary.from_list(frames[first:]).format(),
+        *traceback.StackSummary.from_list(frames[first or 0 :]).format(),
     ]
     if isinstance(error, SyntaxError):
         lines += traceback.format_exception_only(error)
     else:
         lines.append(_words(error))
-    text = "".join(lines).strip()
+    return _end_of("".join(lines).strip())
+
+
+def _end_of(text: str) -> str:
     return text if len(text) <= MAX_DETAIL else f"...\n{text[-MAX_DETAIL:].partition(chr(10))[2]}"

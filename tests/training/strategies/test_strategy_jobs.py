@@ -105,3 +105,18 @@ def test_a_strategy_that_can_not_be_had_ends_the_job_in_words(
     assert failed["code"] == "strategy_unavailable"
     assert says in failed["message"]
     assert failed["hint"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "devices", "code"),
+    [
+        ({"kind": "mirrored"}, {}, "one_replica"),
+        ({"kind": "default"}, {"virtual_devices": 2}, "virtual_devices_idle"),
+    ],
+)
+def test_what_is_asked_for_and_does_nothing_is_a_warning(
+    supervisor: Supervisor, digits: Path, strategy: dict[str, Any], devices: dict[str, Any], code: str
+) -> None:
+    job = supervisor.run(with_strategy(ON_TWO, **strategy) | {"devices": devices}, data=digits)
+    assert [event["code"] for event in job.of("warning")] == [code]
+    assert job.noted()["strategy"]["devices"] == ["CPU:0"]

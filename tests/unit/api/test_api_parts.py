@@ -27,19 +27,38 @@ from shared.errors import ModelyardError, StaleClaim
         (("model", "builder", "units"), {"model": {"builder": "mlp", "units": 3}}, ["model", "units"]),
         (("model", "builder", "builder"), {"model": {"builder": "x"}}, ["model", "builder"]),
         (("model", "builder"), {"model": {"builder": "x"}}, ["model", "builder"]),
-        (("dataset", "csv", "label"), {"dataset": {"csv": "x"}}, ["dataset", "label"]),
-        (("k", "k", "class"), {"k": {"k": {"c": 1}}}, ["k", "k", "class"]),
+        (("fit", "learning_rate", "number"), {"fit": {"learning_rate": 1e9}}, ["fit", "learning_rate"]),
+        (("fit", "learning_rate", "number"), {"fit": {"learning_rate": {}}}, ["fit", "learning_rate"]),
+        (("a", "list[constrained-int]", 1), {"a": [1, 0]}, ["a", 1]),
+        (
+            ("model", "builder", "p", "u", 0),
+            {"model": {"builder": "x", "p": {"u": "y"}}},
+            ["model", "p", "u"],
+        ),
         (("items", 1, "x"), {"items": [{}, {"x": 1}]}, ["items", 1, "x"]),
         (("labels", "a b", "[key]"), {"labels": {"a b": "c"}}, ["labels", "a b"]),
-        (("missing",), {}, ["missing"]),
+        (("train",), {"a": 1}, []),
         ((), [], []),
         (("a", "b"), None, ["a", "b"]),
         (("query", "limit"), None, ["limit"]),
-        (("no", "such", "place"), 3, ["no", "such", "place"]),
+        (("no", "such", "place"), 3, []),
     ],
 )
 def test_paths_name_what_the_client_wrote(location: tuple[Any, ...], data: Any, path: list[Any]) -> None:
     assert real_path(location, data) == path
+
+
+@pytest.mark.parametrize(
+    ("location", "data", "path"),
+    [
+        (("missing",), {}, ["missing"]),
+        (("k", "k", "class"), {"k": {"k": {"c": 1}}}, ["k", "k", "class"]),
+        (("dataset", "csv", "label"), {"dataset": {"csv": "x"}}, ["dataset", "label"]),
+        (("label", "label", "label"), {"label": {}}, ["label", "label"]),
+    ],
+)
+def test_paths_name_the_key_that_is_missing(location: tuple[Any, ...], data: Any, path: list[Any]) -> None:
+    assert real_path(location, data, missing=True) == path
 
 
 @pytest.mark.parametrize(

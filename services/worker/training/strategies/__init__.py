@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.strategies import (
     central_storage,
@@ -16,6 +18,7 @@ from services.worker.training.strategies.opened import OpenStrategy
 from shared.specs import (
     CentralStorageStrategy,
     DefaultStrategy,
+    DeviceSpec,
     MirroredStrategy,
     MultiWorkerMirroredStrategy,
     OneDeviceStrategy,
@@ -24,7 +27,7 @@ from shared.specs import (
     TpuStrategy,
 )
 
-__all__ = ["OpenStrategy", "open"]
+__all__ = ["OpenStrategy", "doubts", "open"]
 
 
 def open(spec: StrategySpec) -> OpenStrategy:
@@ -53,3 +56,22 @@ def open(spec: StrategySpec) -> OpenStrategy:
         f"The strategy {spec.kind} can't be run yet.",
         "Leave strategy out, which trains on one device.",
     )
+
+
+def doubts(spec: StrategySpec, devices: DeviceSpec, opened: OpenStrategy) -> Iterator[tuple[str, str]]:
+    """(code, sentence) for what was asked for and does nothing on this machine."""
+    if isinstance(spec, MirroredStrategy | CentralStorageStrategy) and opened.replicas == 1:
+        yield (
+            "one_replica",
+            f"{spec.kind} trains one replica here, on {', '.join(opened.devices)}: there is nothing to share the work "
+            "with. It takes several GPUs, or devices.virtual_devices to try it out.",
+        )
+    split = devices.virtual_devices
+    several = len(split) if isinstance(split, list) else split or 1
+    named = isinstance(spec, MirroredStrategy | CentralStorageStrategy | OneDeviceStrategy)  # theirs by name
+    if several > 1 and len(opened.devices) < several and not named:
+        yield (
+            "virtual_devices_idle",
+            f"devices.virtual_devices makes {several} logical devices, but {spec.kind} computes on "
+            f"{', '.join(opened.devices) or 'the first'} only: name mirrored or central_storage to use all.",
+        )

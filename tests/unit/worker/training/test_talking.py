@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from services.worker.protocol import MAX_EVENT_BYTES, Failed, Finished, Progress, StageEntered
+from services.worker.protocol import MAX_EVENT_BYTES, Failed, Finished, Noted, Progress, StageEntered
 from services.worker.training import lifeline
 from services.worker.training.emitter import Emitter, encode
 from services.worker.training.failures import TrainingFailed, explain
@@ -55,6 +55,13 @@ def test_a_closed_pipe_is_no_error() -> None:
     emit(StageEntered(stage="training"))
     assert emit.flush(2)
     emit(StageEntered(stage="evaluating"))
+
+
+def test_events_with_text_that_is_no_utf8_are_escaped_not_lost() -> None:
+    failed = json.loads(encode(Failed(code="user_code", message="a \ud800 b", detail="\udcff")))
+    assert (failed["message"], failed["detail"]) == ("a \\ud800 b", "\\udcff")
+    finished = json.loads(encode(Noted(data={"classes": ["cat", "d\udce9g"]})))
+    assert finished["data"] == {"classes": ["cat", "d\\udce9g"]}
 
 
 def test_events_over_the_limit_are_cut_not_lost() -> None:
