@@ -5,6 +5,8 @@
 PY := .venv/bin/python
 PORT ?= 8000
 PYTEST_ARGS ?=
+# Tests that run at once. A file's tests stay in one process, for they share what they started.
+JOBS ?= 2
 # The fast tests come first, those that start the whole platform last.
 FOLDERS := $(filter-out %/__pycache__/,$(wildcard tests/*/))
 TIERS := $(filter tests/unit/,$(FOLDERS)) $(filter-out tests/unit/ tests/e2e/,$(FOLDERS)) $(filter tests/e2e/,$(FOLDERS))
@@ -20,7 +22,7 @@ up: env ## start the platform on this machine, in the foreground
 	@$(PY) -m modelyard up --port $(PORT)
 
 test: env-dev ## run all tests, fast ones first
-	@$(PY) -m pytest $(TIERS) $(PYTEST_ARGS)
+	@$(PY) -m pytest $(TIERS) -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 check: env-dev ## format check, lint, types, import rules, tests
 	$(PY) -m ruff format --check .
