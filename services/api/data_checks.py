@@ -9,6 +9,7 @@ from typing import Any
 from services.api.column_checks import check_columns
 from services.api.record_checks import check_features
 from shared.data_files import csv_header, inspect_npz
+from shared.data_files.keras_files import MODEL_KINDS
 from shared.data_paths import allowed_file, allowed_file_or_folder, allowed_files
 from shared.errors import InvalidInput, NotFound
 from shared.names import ID_PATTERN
@@ -99,7 +100,9 @@ class DataChecks:
                 f"The dataset {dataset_id} ({found.name!r}) is {found.kind}, not {kind}.",
                 code="dataset_kind",
                 field=where,
-                hint=f'Name it as {{"{found.kind}": "{dataset_id}"}}.',
+                hint="It is a model: name it in model.from_file."
+                if found.kind in MODEL_KINDS
+                else f'Name it as {{"{found.kind}": "{dataset_id}"}}.',
             )
         described = {"kind": kind, "id": found.id, "name": found.name, "sha256": found.sha256}
         return DataFacts({**described, "size_bytes": found.size_bytes}), found.info

@@ -111,7 +111,7 @@ def _rows(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def _not_text(line: int, error: UnicodeDecodeError) -> InvalidInput:
     return invalid(
         f"Line {line} or one soon after is not UTF-8 text (byte {error.object[error.start]:#04x}).",
-        "Save the file as csv in UTF-8, or upload an npz archive.",
+        "A csv file must be UTF-8. Other data go as npz, a zip or tar of images, or TFRecord; models as .keras or .h5.",
     )
 
 
