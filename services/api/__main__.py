@@ -62,8 +62,9 @@ def serve(settings: Settings) -> int:
         )
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn raises the signal that stopped it once more when it is done: that is a good end, not a crash
-        signal.signal(number, lambda *_: None)
+        # until uvicorn listens to signals; and it raises the one that stopped it once more when it is done, which is
+        # a good end, not a crash
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     if settings.share_port:
         end_with_stdin()
         server.run(sockets=[shared_socket(settings.host, settings.port)])

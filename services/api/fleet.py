@@ -148,12 +148,17 @@ def shared_socket(host: str, port: int) -> socket.socket:
 
 
 def end_with_stdin() -> None:
-    """Ask this process to stop as soon as its standard input ends."""
+    """Ask this process to stop as soon as its standard input ends, and end it if it has not done so in time."""
 
     def wait() -> None:
         while os.read(0, 4096):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            # more than once: a server that is only just starting has no ear for the first
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
 

@@ -115,3 +115,25 @@ def _alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_member_whose_parent_is_killed_while_it_starts_ends_too(tmp_path: Path) -> None:
+    migrate(f"sqlite:///{tmp_path}/modelyard.db")
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MODELYARD_HOME": str(tmp_path),
+        "MODELYARD_PORT": str(free_port()),
+        "MODELYARD_BROKER_URL": "redis://127.0.0.1:1/0",
+        "MODELYARD_SHARE_PORT": "true",
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+    }
+    # its standard input has ended before it listens to signals
+    member = subprocess.Popen(
+        [sys.executable, "-m", "services.api"], env=env, cwd=ROOT, stdin=subprocess.DEVNULL
+    )
+    try:
+        assert member.wait(60) in (0, 1)
+    finally:
+        member.kill()
+        member.wait()
