@@ -180,6 +180,17 @@ def dataset(record: Dataset) -> dict[str, Any]:
     }
 
 
+def dataset_in_list(record: Dataset) -> dict[str, Any]:
+    """``DatasetView`` without pictures, which a page of many would be heavy with."""
+    info = dict(record.info)
+    if record.kind == "images":
+        info["preview"] = [
+            {name: value for name, value in image.items() if name != "thumbnail"}
+            for image in info.get("preview", ())
+        ]
+    return {**dataset(record), "info": info}
+
+
 def version(record: Version, serving_state: str | None) -> dict[str, Any]:
     """``VersionView``."""
     return {

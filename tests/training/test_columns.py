@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,6 +22,10 @@ TABLE = (
     Column("color", "color", "categorical", values=("", "blue", "red"), missing=2),
     Column("zip", "zip", "categorical", values=(10115, 20095), encoding="embedding", dimensions=3),
 )
+
+
+def _tensors(feeds: dict[str, Any]) -> dict[str, Any]:
+    return {name: tf.constant(values) for name, values in feeds.items()}
 
 
 class FrontTest(tf.test.TestCase):
@@ -55,6 +60,34 @@ class FrontTest(tf.test.TestCase):
         out = encode(x).numpy()
         assert out.shape == (2, 2 + 4 + 3)
         self.assertAllClose(out[:, :6], [[-1, -1, 0, 1, 0, 0], [1, 1, 0, 0, 0, 1]])
+
+    def test_a_model_on_raw_columns_is_saved_whole_and_trains_on(self) -> None:
+        x = np.array([[1, 0, 1, 2], [3, 1, 3, 1], [2, 1, 0, 0]], np.float32)
+        inputs = keras.Input((4,))
+        encoded = columns.encoder(TABLE, x, normalize=True)(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(encoded), name="member")
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(x, np.array([0, 1, 1]), epochs=3, verbose=0)
+        path = Path(self.get_temp_dir()) / "m.keras"
+        columns.on_raw_columns(model, TABLE).save(path)
+        loaded = keras.saving.load_model(path, safe_mode=True)
+        feeds = raw_rows(TABLE, x)
+        self.assertAllClose(
+            loaded.predict(_tensors(feeds), verbose=0), model.predict(x, verbose=0), atol=1e-6
+        )
+        missing = _tensors({**feeds, "age__years_": np.full(3, np.nan, np.float32)})
+        filled = np.concatenate([np.full((3, 1), 30.5, np.float32), x[:, 1:]], axis=1)
+        self.assertAllClose(loaded.predict(missing, verbose=0), model.predict(filled, verbose=0), atol=1e-6)
+        assert int(loaded.optimizer.iterations) == 3
+        moments = [variable.numpy() for variable in loaded.optimizer.variables]
+        for found, wanted in zip(moments, model.optimizer.variables, strict=True):
+            self.assertAllEqual(found, wanted)
+        rows = tf.data.Dataset.from_tensor_slices((_tensors(feeds), [0, 1, 1])).batch(3)
+        loaded.fit(rows, shuffle=False, verbose=0)
+        model.fit(x, np.array([0, 1, 1]), shuffle=False, verbose=0)
+        self.assertAllClose(
+            loaded.predict(_tensors(feeds), verbose=0), model.predict(x, verbose=0), atol=1e-6
+        )
 
     def test_a_column_describes_itself_in_json(self) -> None:
         again = [Column.from_dict(json.loads(json.dumps(column.as_dict()))) for column in TABLE]
@@ -133,6 +166,28 @@ def test_the_export_takes_raw_columns_and_answers_as_evaluation_did(
         "c_class",
         "zip",
     ]
+
+
+def test_the_keras_format_takes_raw_columns_too(supervisor: Supervisor, customers: Path) -> None:
+    quick = changed(CUSTOMERS, fit={"epochs": 2})
+    trained = supervisor.run(quick, data=customers, run="trained").run_dir
+    source = {"folder": trained / "kept", "root": trained, "checkpoint": None, "lineage": {"job_id": "j"}}
+    spec = {"kind": "export", "from": {"job": "job_trained"}, "formats": ["keras", "weights", "onnx"]}
+    job = supervisor.run(spec, run="export", source=source)
+    proofs = job.noted()["export"]
+    assert proofs["keras"]["inputs"] == "raw columns"
+    assert max(proof["difference"] for proof in proofs.values()) < 1e-5
+    golden = np.load(trained / "kept" / "golden.npz")
+    described = json.loads((trained / "kept" / "model.json").read_text())["table"]
+    feeds = _tensors(raw_rows([Column.from_dict(column) for column in described], golden["rows"]))
+    model = keras.saving.load_model(job.run_dir / "export" / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(model.predict(feeds, verbose=0), golden["answers"], atol=1e-5)
+    assert int(model.optimizer.iterations) > 0
+    one = {"age__years_": 41.0, "member": True, "color": "never seen", "c_class": "x", "zip": 10115}
+    answer = model.predict({name: tf.constant([value]) for name, value in one.items()}, verbose=0)
+    assert answer.shape == (1, 2)
+    failed = supervisor.fail({**spec, "formats": ["h5"]}, run="h5", source=source)
+    assert failed["code"] == "format_not_possible"
 
 
 def test_streaming_a_table_gives_the_same_model(supervisor: Supervisor, customers: Path) -> None:

@@ -261,3 +261,35 @@ def test_rows_on_disk_train_the_same_model_as_rows_in_memory(supervisor: Supervi
         assert job.noted()["data"]["kept"] == ("memory" if cache else "disk")
         ends.append(job.last["metrics"])
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cache"), [("npz", False), ("images", True), ("images", False), ("tfrecord", False)]
+)
+def test_two_replicas_train_on_it_as_one_device_does(
+    supervisor: Supervisor, digits: Path, folder: Path, records: Path, kind: str, cache: bool
+) -> None:
+    spec, given = {
+        "npz": (images_job() | {"dataset": {"npz": "ds_x"}}, {"data": digits}),
+        "images": (images_job(), {"data": folder}),
+        "tfrecord": (
+            records_job({"image": IMAGE, "label": LABEL}),
+            {"data_files": {"tfrecord": sorted(records.iterdir())}},
+        ),
+    }[kind]
+    spec = changed(spec, dataset={"cache": cache}, devices={"virtual_devices": 2})
+
+    def trained(batch: int, run: str, **more: Any) -> tuple[dict[str, float], list[Any]]:
+        fit = {"epochs": 2, "batch_size": batch, "deterministic": True}
+        job = supervisor.run(changed(spec, fit=fit) | more, run=run, **given)
+        assert job.noted()["data"]["kept"] == ("memory" if cache else "disk")
+        assert job.noted()["replicas"] == (2 if more else 1)
+        loaded = tf.saved_model.load(str(job.run_dir / "export"))
+        return job.last["metrics"], [variable.numpy() for variable in loaded.variables]
+
+    # the last batch of an epoch is short, and odd
+    metrics, weights = trained(64, "one")
+    their_metrics, their_weights = trained(32, "two", strategy={"kind": "mirrored"})
+    assert their_metrics == pytest.approx(metrics, abs=1e-5)
+    for mine, theirs in zip(weights, their_weights, strict=True):
+        np.testing.assert_allclose(theirs, mine, atol=1e-5)

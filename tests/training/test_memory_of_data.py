@@ -14,7 +14,7 @@ import pytest
 
 from tests.training.conftest import Job, Supervisor
 
-SHAPE = (64, 64, 3)
+SHAPE = (32, 32, 3)
 MIB = 2**20
 MODEL = keras.Sequential(
     [keras.Input(SHAPE), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, activation="softmax")]
@@ -66,16 +66,17 @@ def peak_mib(job: Job) -> float:
 def test_ten_times_the_rows_take_no_more_memory(supervisor: Supervisor, tmp_path: Path) -> None:
     spec: dict[str, Any] = {
         "model": {"keras_config": MODEL, "preprocessing": "rescale"},
-        "dataset": {"npz": "ds_x", "cache": False, "test_split": 0.1},
-        "fit": {"epochs": 2, "batch_size": 128},
+        "dataset": {"npz": "ds_x", "cache": False, "test_split": 0.5},
+        "fit": {"epochs": 2, "batch_size": 256},
         "tensorboard": {"histogram_freq": 0, "write_graph": False, "sample_images": 0},
     }
     peaks = []
-    for rows in (2_000, 20_000):  # 23 MiB and 234 MiB
+    for rows in (12_000, 120_000):  # 35 MiB and 352 MiB; the smaller one fills all buffers too
         data = rows_file(tmp_path / f"{rows}.npz", rows)
         job = supervisor.start(spec, data=data, data_sha256=f"{rows:064d}", run=str(rows))
         peaks.append(peak_mib(job))
         assert job.noted()["data"]["kept"] == "disk"
         data.unlink()
     growth = peaks[1] - peaks[0]
-    assert growth < 80, f"{peaks} MiB: 211 MiB more rows took {growth:.0f} MiB more memory"
+    # measured: 22 to 49 MiB, allocator and all
+    assert growth < 0.25 * 316, f"{peaks} MiB: 316 MiB more rows took {growth:.0f} MiB more memory"

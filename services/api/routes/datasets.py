@@ -131,8 +131,8 @@ async def _short_body(request: Request) -> bytes:
     responses=problems(422, 503),
 )
 def list_datasets(store: StoreDep, limit: Limit = 50, after: AfterId = None) -> Response:
-    """Newest first."""
-    return render.answer(render.page(store.datasets.find(after=after, limit=limit), render.dataset))
+    """Newest first; previews of images are without thumbnails here."""
+    return render.answer(render.page(store.datasets.find(after=after, limit=limit), render.dataset_in_list))
 
 
 @router.get(

@@ -19,6 +19,8 @@ from services.worker.training.data.moments import mean_and_variance
 from services.worker.training.data.record import Array, RowArray
 from services.worker.training.data.table import Column, raw_rows
 
+FRONT = "raw_columns"  # name of the model of lookups
+
 
 def encoder(table: Sequence[Column], x: RowArray, *, normalize: bool) -> keras.Model:
     """A model from the matrix [batch, columns] to what a dense layer can use, [batch, width].
@@ -59,7 +61,26 @@ def front(table: Sequence[Column]) -> keras.Model:
     """
     inputs = {column.alias: keras.Input((), dtype=column.dtype, name=column.alias) for column in table}
     numbers = [_number(column, inputs[column.alias]) for column in table]
-    return keras.Model(inputs, keras.ops.stack(numbers, axis=1), name="columns")
+    return keras.Model(inputs, keras.ops.stack(numbers, axis=1), name=FRONT)
+
+
+def on_raw_columns(model: keras.Model, table: Sequence[Column]) -> keras.Model:
+    """``model``, which takes the matrix, behind ``front``: one model with an input a column, in Keras' own layers.
+
+    It shares all weights with ``model``, and if that is compiled it is too, with the state of the optimizer, so that
+    training can go on from raw columns.
+    """
+    lookups = front(table)
+    inputs = {column.alias: keras.Input((), dtype=column.dtype, name=column.alias) for column in table}
+    if model.name in {*inputs, FRONT}:  # layers of one model need different names
+        model.name = f"{model.name}_model"
+    whole = keras.Model(inputs, model(lookups(inputs)), name="on_raw_columns")
+    config = model.get_compile_config() if getattr(model, "optimizer", None) is not None else None
+    if config is not None:
+        whole.compile_from_config(config)
+        for variable, value in zip(whole.optimizer.variables, model.optimizer.variables, strict=True):
+            variable.assign(value)
+    return whole
 
 
 def input_signature(table: Sequence[Column]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Each writer takes a ``Written`` place and returns ``Proof``; a format that the m
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from services.worker.training import columns, kept, litert, sources
 from services.worker.training import export as saved_models
-from services.worker.training import kept, litert, sources
 from services.worker.training.data.record import Array
+from services.worker.training.data.table import Column
 from services.worker.training.export import answers_of, difference, in_full_precision, tolerance_of
 from services.worker.training.failures import TrainingFailed, shorten
 from services.worker.training.model_facts import ModelFacts
+from services.worker.training.signatures import probabilities, request_of
 from services.worker.training.sources import SourceModel
 from shared.specs.export import Format, OnnxFormat, TfliteFormat, file_stem
 
@@ -102,6 +104,11 @@ class Writer:
 
     def _keras(self, item: Format) -> Proof:
         path = self.folder / "model.keras"
+        if self.source.facts.table is not None:
+            self._on_raw_columns(self.source.facts.table).save(path)
+            return Proof(
+                [path.name], self._raw_difference(sources.load_keras(path)), {"inputs": "raw columns"}
+            )
         if self.source.file is not None:
             shutil.copyfile(self.source.file, path)  # with the optimizer's state, and not a byte changed
         else:
@@ -156,7 +163,7 @@ class Writer:
             raise TrainingFailed(
                 "format_not_possible",
                 "tflite: the model takes a table's raw columns, and LiteRT has no lookup of text",
-                "Use saved_model for such a model; keras and onnx take the matrix of numbers and codes.",
+                "Use saved_model or keras for such a model; onnx and weights take the matrix of numbers and codes.",
             )
         wanted = [name for name in litert.NUMERIC if name in saved_models.every_signature(facts)]
         if self.signatures is not None:
@@ -206,6 +213,17 @@ class Writer:
 
     def _keras_difference(self, model: keras.Model) -> float:
         return difference(answers_of(model, self.source.facts, self.source.golden.rows), self.expected)
+
+    def _on_raw_columns(self, table: Sequence[Column]) -> keras.Model:
+        # compiled, if the source's file has the optimizer's state: training goes on from the export too
+        path = self.source.file
+        model = sources.load_keras(path, compile=True) if path is not None else self.source.model
+        return columns.on_raw_columns(model, table)
+
+    def _raw_difference(self, model: keras.Model) -> float:
+        request = request_of(self.source.golden.rows, self.source.facts)
+        outputs = model({name: tf.constant(values) for name, values in request.items()}, training=False)
+        return difference(probabilities(outputs, self.source.facts).numpy(), self.expected)
 
     def _limit(self, item: Format) -> float:
         usual = tolerance_of(self.source.model)

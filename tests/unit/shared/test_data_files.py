@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import io
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.data_files import csv_header, image_archives, inspect, tfrecords
+from shared.data_files import csv_header, image_archives, inspect, tfrecords, thumbnails
 from shared.data_files.columns import Sample
 from shared.errors import InvalidInput
 
@@ -140,7 +141,48 @@ def test_archives_of_images_are_described(tmp_path: Path, pack: Any) -> None:
         "examined": 4, "broken": 1,
         "width": {"min": 8, "max": 16, "mean": 10.7}, "height": {"min": 4, "max": 8, "mean": 5.3},
     }  # fmt: skip
-    assert info["preview"][0] == {"name": "pets/cat/1.png", "width": 8, "height": 4}
+    names = [(image["name"], image["width"], image["height"]) for image in info["preview"]]
+    assert names == [("pets/cat/1.png", 8, 4), ("pets/cat/2.png", 16, 4), ("pets/dog/1.png", 8, 8)]
+    assert all(_picture(image["thumbnail"]).format == "PNG" for image in info["preview"])
+
+
+def _picture(uri: str) -> Image.Image:
+    head, _, data = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("RGBA", "PNG"), ("1", "PNG"), ("I;16", "PNG"),
+                                            ("P", "GIF"), ("L", "BMP"), ("RGB", "WEBP")])  # fmt: skip
+def test_thumbnails_of_all_kinds_are_small(mode: str, kind: str) -> None:
+    out = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (300, 900), dtype=np.uint8)
+    image = (
+        Image.fromarray(noise.astype(np.uint16) * 200)
+        if mode == "I;16"
+        else Image.fromarray(noise).convert(mode)
+    )
+    image.save(out, kind)
+    uri = thumbnails.thumbnail_of(out.getvalue())
+    assert uri is not None
+    assert len(uri) < 6000
+    assert _picture(uri).size == (64, 21)
+
+
+def test_what_is_broken_or_a_bomb_has_no_thumbnail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _png(300, 300)
+    assert thumbnails.thumbnail_of(whole[: len(whole) // 2]) is None
+    assert thumbnails.thumbnail_of(b"") is None
+    tiff = io.BytesIO()
+    Image.new("L", (8, 8)).save(tiff, "TIFF")
+    assert thumbnails.thumbnail_of(tiff.getvalue()) is None, "a format that training does not read"
+    bomb = _png(20_000, 1_000)  # 20 megapixels in 20 kB
+    assert len(bomb) < 50_000
+    assert thumbnails.thumbnail_of(bomb) is None
+    members = {f"c{folder}/{number}.png": _png(80, 80) for folder in range(9) for number in range(3)}
+    _, info = inspect(_file(tmp_path, _packed({"a/0.png": bomb, **members})))
+    assert [image["name"] for image in info["preview"]][:3] == ["a/0.png", "c0/0.png", "c0/1.png"]
+    assert (len(info["preview"]), info["preview"][0]["thumbnail"]) == (8, None)
 
 
 def test_bombs_and_broken_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
