@@ -9,14 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from shared.names import NAME_PATTERN
+from shared.specs.dataset import TFDS_PATTERN
 from shared.specs.devices import PHYSICAL_DEVICE_PATTERN
 from shared.specs.strategy import DEVICE_PATTERN
 
 MAX_ERRORS = 20
 _QUOTE = "'"  # pydantic's around the field that tells kinds apart
+_ADDED = "params"  # never a tag: put in where a name alone was given
 _FORMS = {
     NAME_PATTERN: "Use 1 to 63 letters, digits, '-' or '_', beginning with a letter or digit.",
     PHYSICAL_DEVICE_PATTERN: "Name physical devices as GET /workers does: 'CPU:0' or 'GPU:0', 'GPU:1', ...",
+    TFDS_PATTERN: "Name it as tensorflow_datasets does: 'mnist', 'cifar10:3.0.2' or 'emnist/letters'.",
     DEVICE_PATTERN: "Name a device as 'GPU:0' or 'CPU:1', or as TensorFlow does: '/device:GPU:0'.",
 }
 Location = Sequence[int | str]
@@ -100,7 +103,10 @@ def _walk(path: list[int | str], data: Any, missing: bool) -> _Reading | None:
     lacking = missing and not rest
     if inside and not lacking and (deeper := _walk(rest, data[head], missing)) is not None:
         readings.append((deeper[0] or not rest, deeper[1] + 1, [head, *deeper[2]]))
-    if lacking:
+    if head == _ADDED and rest and isinstance(data, dict | str) and not inside:
+        within = _walk(rest, {}, missing)
+        readings += [] if within is None else [(within[0], within[1], [head, *within[2]])]
+    elif lacking:
         if isinstance(data, dict) and not inside:
             readings.append((False, 0, [head]))
     elif (skipped := _walk(rest, data, missing)) is not None:

@@ -77,7 +77,7 @@ class ModelCheckpointParams(Spec):
         ending = ".weights.h5" if self.save_weights_only else ".keras"
         if not self.filepath.endswith(ending) or PurePosixPath(self.filepath).name == ending:
             weights = "true" if self.save_weights_only else "false"
-            raise ValueError(f"filepath must end in {ending} when save_weights_only is {weights}")
+            raise ValueError(f"the filepath must end in {ending} when save_weights_only is {weights}")
         if self.save_best_only and self.save_freq != "epoch" and self.monitor.startswith("val_"):
             raise ValueError(
                 f"{self.monitor} is known at an epoch's end only: monitor a training metric, or leave save_freq out"
@@ -101,7 +101,7 @@ def _check_placeholders(name: str) -> None:
             continue
         if not _PLACEHOLDER.fullmatch(field) or conversion or not _FORMAT.fullmatch(form or ""):
             raise ValueError(
-                f"filepath: {{{field}}} is no placeholder like {{epoch:02d}} or {{val_loss:.2f}}"
+                f"in the filepath, {{{field}}} is no placeholder like {{epoch:02d}} or {{val_loss:.2f}}"
             )
 
 

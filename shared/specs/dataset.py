@@ -14,6 +14,7 @@ from shared.specs.base import Spec, by_key
 from shared.specs.dataset_options import DatasetOptions, ImageOptions, Side
 from shared.specs.dataset_user import UserDataset
 
+TFDS_PATTERN = r"^[a-z][a-z0-9_]{0,80}(/[A-Za-z0-9_.+-]{1,80})?(:\d+\.\d+\.\d+)?$"
 FileName = Annotated[str, Field(min_length=1, max_length=4096)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -22,7 +23,7 @@ class TfdsDataset(DatasetOptions, ImageOptions):
     """A dataset of tensorflow_datasets, downloaded on first use."""
 
     tfds: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,80}(/[A-Za-z0-9_.+-]{1,80})?(:\d+\.\d+\.\d+)?$",
+        pattern=TFDS_PATTERN,
         description="name, name/config, name:version or name/config:version, as tfds.builder takes it.",
         examples=["fashion_mnist"],
     )

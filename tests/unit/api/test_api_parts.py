@@ -54,6 +54,8 @@ def test_paths_name_what_the_client_wrote(location: tuple[Any, ...], data: Any, 
         (("missing",), {}, ["missing"]),
         (("k", "k", "class"), {"k": {"k": {"c": 1}}}, ["k", "k", "class"]),
         (("dataset", "csv", "label"), {"dataset": {"csv": "x"}}, ["dataset", "label"]),
+        (("cs", 0, "Log", "params", "filename"), {"cs": [{"name": "Log"}]}, ["cs", 0, "params", "filename"]),
+        (("cs", 0, "Log", "params", "filename"), {"cs": ["Log"]}, ["cs", 0, "params", "filename"]),
         (("label", "label", "label"), {"label": {}}, ["label", "label"]),
     ],
 )
