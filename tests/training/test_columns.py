@@ -190,6 +190,28 @@ def test_the_keras_format_takes_raw_columns_too(supervisor: Supervisor, customer
     assert failed["code"] == "format_not_possible"
 
 
+def test_fine_tuning_takes_a_table_with_other_gaps_but_not_other_categories(
+    supervisor: Supervisor, customers: Path, tmp_path: Path
+) -> None:
+    quick = changed(CUSTOMERS, fit={"epochs": 1})
+    trained = supervisor.run(quick, data=customers, run="trained")
+    source = {
+        "folder": trained.run_dir / "kept",
+        "root": trained.run_dir,
+        "checkpoint": None,
+        "lineage": {"job_id": "j"},
+    }
+    on = {**quick, "model": {"from_job": {"job": "job_trained"}}}
+    header, *rows = customers.read_text().splitlines(keepends=True)
+    (tmp_path / "fewer.csv").write_text(header + "".join(rows[:200]))
+    job = supervisor.run(on, data=tmp_path / "fewer.csv", run="fewer", source=source)
+    fills = [run.noted()["data"]["columns"][0]["fill"] for run in (trained, job)]
+    assert fills[0] != fills[1]
+    (tmp_path / "other.csv").write_text(header + "".join(rows).replace("red,", "pink,"))
+    failed = supervisor.fail(on, data=tmp_path / "other.csv", run="other", source=source)
+    assert failed["code"] == "shape_mismatch"
+
+
 def test_streaming_a_table_gives_the_same_model(supervisor: Supervisor, customers: Path) -> None:
     quick = changed(CUSTOMERS, fit={"epochs": 3, "deterministic": True})
     ends = [

@@ -176,7 +176,8 @@ def _compare(facts: ModelFacts, data: TrainingData, spec: TrainedModel, emit: Em
     Raises:
         TrainingFailed: shape_mismatch: other classes without a new head.
     """
-    if facts.table != data.table:
+    before, now = (table and [column.meaning for column in table] for table in (facts.table, data.table))
+    if before != now:
         raise TrainingFailed(
             "shape_mismatch",
             "the table's columns, or the values of its categories, are not those that the model was trained on",

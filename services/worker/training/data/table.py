@@ -48,6 +48,11 @@ class Column:
             return "int64" if self.values and isinstance(self.values[0], int) else "string"
         return "bool" if self.kind == "boolean" else "float32"
 
+    @property
+    def meaning(self) -> tuple[Any, ...]:
+        """What another table must share for its numbers to mean the same; gaps and what fills them may differ."""
+        return self.name, self.kind, self.values, self.encoding, self.dimensions
+
     def facts(self) -> dict[str, Any]:
         """What the job and the export say about it."""
         found: dict[str, Any] = {
