@@ -53,6 +53,7 @@ def inspect_csv(path: Path) -> dict[str, Any]:
         preview: list[list[str]] = []
         at_once = max(1, BATCH_CELLS // width)
         while batch := list(itertools.islice(rows, at_once)):
+            _refuse_nul(batch)
             table = [row for line, row in batch if row and _is_whole(row, width, line)]
             preview += [
                 [cell[:LONGEST_VALUE] for cell in row] for row in table[: PREVIEW_ROWS - len(preview)]
@@ -66,6 +67,15 @@ def inspect_csv(path: Path) -> dict[str, Any]:
         "rows": count,
         "preview": preview,
     }
+
+
+def _refuse_nul(batch: list[tuple[int, list[str]]]) -> None:
+    """U+0000 is in no text that people write, and databases refuse it."""
+    for line, row in batch:
+        if any("\0" in cell for cell in row):
+            raise invalid(
+                f"Line {line} has a NUL character (U+0000).", "Write the file anew as text in UTF-8."
+            )
 
 
 def _is_whole(row: list[str], width: int, line: int) -> bool:

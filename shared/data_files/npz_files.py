@@ -1,4 +1,4 @@
-"""Arrays of an npz archive, from its directory and the arrays' headers alone."""
+"""Arrays of an npz archive, from its directory and the arrays' beginnings alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,20 @@ MAX_ARRAYS = 1000
 NPY_MAGIC = b"\x93NUMPY"
 _MAX_NPY_HEADER = 64 * 1024
 _NPY_KINDS = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex", "S": "bytes", "U": "str"}
+SHOWN_VALUES = 8
+_LONGEST_SHOWN = 4096  # bytes of a value
+_STRUCT_LETTERS = {
+    **{"bool": "?", "float16": "e", "float32": "f", "float64": "d"},
+    **{f"int{width}": letter for width, letter in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))},
+    **{f"uint{width}": letter for width, letter in ((8, "B"), (16, "H"), (32, "I"), (64, "Q"))},
+}
 _DTYPE = re.compile(r"[<>|=]([biufcSUVOmM])(\d*)(?:\[.*\])?")
 
 
 def inspect_npz(path: Path) -> dict[str, Any]:
-    """``{"arrays": [{"name", "shape", "dtype"}]}``, from the archive's directory and the arrays' headers alone.
+    """``{"arrays": [{"name", "shape", "dtype", "first"}]}``, without reading more than the arrays' beginnings.
+
+    ``first`` has the first few values as they lie in the file, null for NaN and infinity.
 
     Raises:
         InvalidInput: a broken archive, or an array that only pickle could load.
@@ -58,10 +67,30 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, Any]:
     name = member.filename.removesuffix(".npy")
     with archive.open(member) as file:
         header, size = _npy_header(file, name)
-    shape, dtype, item = _shape_and_dtype(header, name)
+        shape, dtype, item = _shape_and_dtype(header, name)
+        count = min(math.prod(shape), SHOWN_VALUES) if item <= _LONGEST_SHOWN else 0
+        head = file.read(item * count)
     if size + math.prod(shape) * item != member.file_size:
         raise invalid(f"The array {name[:80]!r} is cut short or has bytes too many.")
-    return {"name": name, "shape": list(shape), "dtype": dtype}
+    return {"name": name, "shape": list(shape), "dtype": dtype, "first": _values(head, dtype, item, header)}
+
+
+def _values(head: bytes, dtype: str, item: int, header: str) -> list[Any]:
+    """The values in ``head``, of ``item`` bytes each."""
+    if not item:
+        return []
+    raw = [head[at : at + item] for at in range(0, len(head), item)]
+    order = ">" if re.search(r"'descr':\s*'>", header) else "<"
+    if dtype == "str":
+        encoding = "utf-32-be" if order == ">" else "utf-32-le"
+        return [text.decode(encoding, "replace").rstrip("\0").replace("\0", " ")[:80] for text in raw]
+    if dtype == "bytes":
+        return [text.rstrip(b"\0").decode("latin-1").replace("\0", " ")[:80] for text in raw]
+    letter = _STRUCT_LETTERS.get(dtype)
+    if letter is None:  # complex numbers, long doubles
+        return []
+    values = [struct.unpack(order + letter, one)[0] for one in raw]
+    return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 
 
 def _npy_header(file: IO[bytes], name: str) -> tuple[str, int]:

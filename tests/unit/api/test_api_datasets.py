@@ -71,7 +71,12 @@ def test_the_kind_is_told_by_the_content(client: TestClient) -> None:
     answer = client.post("/datasets", files={"file": ("data.csv", content, "text/csv")})
     view = DatasetView.model_validate_json(answer.content)
     assert (view.kind, view.name) == ("npz", "data.csv")
-    assert view.info["arrays"][0] == {"name": "x_train", "shape": [9, 2], "dtype": "float64"}
+    assert view.info["arrays"][0] == {
+        "name": "x_train",
+        "shape": [9, 2],
+        "dtype": "float64",
+        "first": [0.0] * 8,
+    }
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,7 @@ def test_csv_files_as_people_write_them(tmp_path: Path, content: bytes, rows: in
         (b"a,b,a\n1,2,3\n", "Two columns are named 'a'"),
         (b"1,2,3\n4,5,6\n", "numbers only"),
         (b"a,b\n1,\xff\n", "not UTF-8"),
+        (b"a,b\n1,2\n3,x\x00\n", "Line 3 has a NUL"),
         (b"\x00\x01\x02\xff", "not UTF-8"),
         (b"a\x00b,c\n1,2\n", "column 1"),
         (b"x" * 201 + b",c\n1,2\n", "column 1"),
@@ -312,17 +313,21 @@ def test_an_npz_file_is_described_without_loading_it(tmp_path: Path) -> None:
     content = _npz(
         x_train=np.zeros((4, 28, 28), np.uint8), y_train=np.arange(4), f=np.float32(3),
         t=np.array(["a", "bcd"]), b=np.array([True]), s=np.array([b"xy"]), empty=np.zeros((0, 3), ">f8"),
+        big=np.array([1.5, np.nan], ">f4"), wide=np.array(["x" * 5000]), z=np.zeros(3, np.complex64),
     )  # fmt: skip
     kind, info = inspect(_file(tmp_path, content))
     assert kind == "npz"
     assert info["arrays"] == [
-        {"name": "x_train", "shape": [4, 28, 28], "dtype": "uint8"},
-        {"name": "y_train", "shape": [4], "dtype": "int64"},
-        {"name": "f", "shape": [], "dtype": "float32"},
-        {"name": "t", "shape": [2], "dtype": "str"},
-        {"name": "b", "shape": [1], "dtype": "bool"},
-        {"name": "s", "shape": [1], "dtype": "bytes"},
-        {"name": "empty", "shape": [0, 3], "dtype": "float64"},
+        {"name": "x_train", "shape": [4, 28, 28], "dtype": "uint8", "first": [0] * 8},
+        {"name": "y_train", "shape": [4], "dtype": "int64", "first": [0, 1, 2, 3]},
+        {"name": "f", "shape": [], "dtype": "float32", "first": [3.0]},
+        {"name": "t", "shape": [2], "dtype": "str", "first": ["a", "bcd"]},
+        {"name": "b", "shape": [1], "dtype": "bool", "first": [True]},
+        {"name": "s", "shape": [1], "dtype": "bytes", "first": ["xy"]},
+        {"name": "empty", "shape": [0, 3], "dtype": "float64", "first": []},
+        {"name": "big", "shape": [2], "dtype": "float32", "first": [1.5, None]},
+        {"name": "wide", "shape": [1], "dtype": "str", "first": []},
+        {"name": "z", "shape": [3], "dtype": "complex64", "first": []},
     ]
 
 
@@ -330,7 +335,7 @@ def test_compressed_archives_and_fortran_order_are_read_too(tmp_path: Path) -> N
     buffer = io.BytesIO()
     np.savez_compressed(buffer, x=np.asfortranarray(np.ones((3, 5), np.float16)))
     assert inspect(_file(tmp_path, buffer.getvalue()))[1]["arrays"] == [
-        {"name": "x", "shape": [3, 5], "dtype": "float16"}
+        {"name": "x", "shape": [3, 5], "dtype": "float16", "first": [1.0] * 8}
     ]
 
 
