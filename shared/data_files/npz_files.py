@@ -20,7 +20,10 @@ _NPY_KINDS = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex"
 SHOWN_VALUES = 8
 _LONGEST_SHOWN = 4096  # bytes of a value
 _STRUCT_LETTERS = {
-    **{"bool": "?", "float16": "e", "float32": "f", "float64": "d"},
+    "bool": "?",
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
     **{f"int{width}": letter for width, letter in ((8, "b"), (16, "h"), (32, "i"), (64, "q"))},
     **{f"uint{width}": letter for width, letter in ((8, "B"), (16, "H"), (32, "I"), (64, "Q"))},
 }
