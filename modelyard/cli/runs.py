@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from modelyard.cli.options import AsJson, JobId, Url, connect
-from modelyard.cli.output import ago, note, numbers, print_json, print_table
+from modelyard.cli.output import ago, note, numbers, print_json, print_table, size
 from shared.views import CheckpointView
 
 
@@ -31,7 +31,7 @@ def checkpoints(job_id: JobId, as_json: AsJson = False, url: Url = None) -> None
                 item.path,
                 "" if item.epoch is None else item.epoch,
                 "" if item.total is None else item.total,
-                f"{item.size_bytes / 1e6:.1f} MB",
+                size(item.size_bytes),
                 _state(item),
                 numbers(item.metrics),
                 ago(item.written_at) if item.written_at else "",

@@ -161,7 +161,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     fields = offending_fields(error)
     first = fields[0]
     more = f" ({len(fields) - 1} more in 'errors')" if len(fields) > 1 else ""
-    where = f"{first['field']}: " if first["field"] else ""
+    told = not first["field"] or first["message"].startswith(first["field"])
+    where = "" if told else f"{first['field']}: "
     return problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_input",

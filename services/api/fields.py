@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.specs.strategy import DEVICE_PATTERN
 
 MAX_ERRORS = 20
 _QUOTE = "'"  # pydantic's around the field that tells kinds apart
+_NAMED = re.compile(r"[a-z_]+(\.[a-z_]+)+(?= )")
 _ADDED = "params"  # never a tag: put in where a name alone was given
 _FORMS = {
     NAME_PATTERN: "Use 1 to 63 letters, digits, '-' or '_', beginning with a letter or digit.",
@@ -45,7 +47,11 @@ def _described(item: Any, data: Any) -> dict[str, Any]:
     path = real_path(item["loc"], data, missing=item["type"] == "missing")
     if item["type"] == "union_tag_not_found":
         path = [*path, str(item["ctx"]["discriminator"]).strip(_QUOTE)]
-    return {"field": dotted(path) or None, "message": _sentence(item), "type": item["type"]}
+    message = _sentence(item)
+    named = (
+        _NAMED.match(message) if not path else None
+    )  # what spans parts of a job begins with the field to change
+    return {"field": dotted(path) or (named and named[0]), "message": message, "type": item["type"]}
 
 
 def _sentence(item: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -84,6 +85,21 @@ class FitSpec(Spec):
     def _known_metrics(cls, value: list[KerasObject] | None) -> list[KerasObject] | None:
         for item in value or ():
             known(item, keras_names.METRICS, "metric")
+        return value
+
+    @field_validator("callbacks")
+    @classmethod
+    def _files_of_their_own(cls, value: list[CallbackSpec]) -> list[CallbackSpec]:
+        written: dict[str, str] = {}
+        for callback in value:
+            name = getattr(callback.params, "filename", None) or getattr(callback.params, "filepath", None)
+            if name is None:
+                continue
+            if (file := posixpath.normpath(name)) in written:
+                raise ValueError(
+                    f"{written[file]} and {callback.name} both write {file!r}: give each its own file"
+                )
+            written[file] = callback.name
         return value
 
     @model_validator(mode="after")

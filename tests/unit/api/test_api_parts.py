@@ -10,14 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from services.api.errors import STATUS, Malformed, status_of
-from services.api.fields import real_path
+from services.api.fields import BodyInvalid, offending_fields, real_path
 from services.api.multipart import FilePart
 from services.api.shapes import expected_by, from_metadata
 from services.api.upstream import forwarded, target_url
 from shared import errors as shared_errors
 from shared.errors import ModelyardError, StaleClaim
+from shared.specs import TrainJob
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,22 @@ def test_paths_name_what_the_client_wrote(location: tuple[Any, ...], data: Any, 
 )
 def test_paths_name_the_key_that_is_missing(location: tuple[Any, ...], data: Any, path: list[Any]) -> None:
     assert real_path(location, data, missing=True) == path
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"strategy": {}}, "strategy.kind"),
+        ({"devices": {"virtual_devices": 0}}, "devices.virtual_devices"),
+        ({"fit": {"callbacks": ["ModelCheckpoint"]}}, "fit.callbacks.0.params.filepath"),
+        ({"fit": {"deterministic": True}, "strategy": {"kind": "parameter_server"}}, "fit.deterministic"),
+    ],
+)
+def test_what_is_wrong_with_a_job_has_its_field(part: dict[str, Any], field: str) -> None:
+    job = {"model": {"builder": "mlp"}, "dataset": {"npz": "x"}, **part}
+    with pytest.raises(ValidationError) as refused:
+        TrainJob.model_validate(job)
+    assert offending_fields(BodyInvalid(refused.value, job))[0]["field"] == field
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,14 @@ def callback(name: str, **params: Any) -> dict[str, Any]:
     return {"callbacks": [{"name": name, "params": params}]}
 
 
+def test_callbacks_have_a_file_each() -> None:
+    twice = [
+        {"name": "CSVLogger", "params": {"filename": "epochs.csv"}},
+        {"name": "CSVLogger", "params": {"filename": "./epochs.csv"}},
+    ]
+    assert "both write 'epochs.csv'" in refusal(fit={"callbacks": twice})
+
+
 def test_callbacks_are_refused_for_unknown_or_impossible_arguments() -> None:
     assert refusal(fit=callback("EarlyStopping", pacience=3)).startswith(
         "fit.callbacks.0.EarlyStopping.params.pacience: Extra inputs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import tempfile
 import threading
 import urllib.parse
@@ -37,9 +38,11 @@ def prepared_builder(name: str, tfds_dir: Path, emit: Emitter) -> Any:
     try:
         builder = tfds.builder(name, data_dir=str(tfds_dir))
     except tfds.core.DatasetNotFoundError as error:
+        close = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], tfds.list_builders(), n=3)
         raise data_invalid(
-            f"tensorflow_datasets has no dataset {name!r}: {shorten(str(error), 300)}",
-            "The catalog of tensorflow_datasets lists all names.",
+            f"tensorflow_datasets has no dataset {name!r}.",
+            (f"Did you mean {' or '.join(close)}? " if close else "")
+            + "The catalog of tensorflow_datasets lists all names.",
         ) from error
     except (ValueError, AssertionError) as error:
         raise data_invalid(f"dataset.tfds {name!r}: {shorten(str(error), 400)}") from error
