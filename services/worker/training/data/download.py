@@ -37,13 +37,13 @@ def prepared_builder(name: str, tfds_dir: Path, emit: Emitter) -> Any:
 
     try:
         builder = tfds.builder(name, data_dir=str(tfds_dir))
-    except tfds.core.DatasetNotFoundError as error:
+    except tfds.core.DatasetNotFoundError:
         close = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], tfds.list_builders(), n=3)
         raise data_invalid(
             f"tensorflow_datasets has no dataset {name!r}.",
             (f"Did you mean {' or '.join(close)}? " if close else "")
             + "The catalog of tensorflow_datasets lists all names.",
-        ) from error
+        ) from None  # its message lists all names
     except (ValueError, AssertionError) as error:
         raise data_invalid(f"dataset.tfds {name!r}: {shorten(str(error), 400)}") from error
     if _is_ready(builder):
