@@ -187,7 +187,7 @@ def _named(value: Any) -> Any:
             f"Keras has no callback {name!r} that can be named here"
             + (f"; did you mean {close!r}?" if close else "")
         )
-    if name in {"ModelCheckpoint", "CSVLogger", "LearningRateScheduler"} and "params" not in value:
+    if name in ("ModelCheckpoint", "CSVLogger", "LearningRateScheduler") and "params" not in value:
         value = {**value, "params": {}}  # so that the field that is missing is named
     return value
 

@@ -244,7 +244,7 @@ def _tag(value: Any) -> str | None:
     if key != "builder":
         return key
     name = value.get("builder") if isinstance(value, dict) else value.builder
-    return "builder" if name in _BUILT_IN or not isinstance(name, str) else "user_builder"
+    return "user_builder" if isinstance(name, str) and name not in _BUILT_IN else "builder"
 
 
 ModelSpec = Annotated[
