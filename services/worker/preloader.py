@@ -68,6 +68,10 @@ class Trainer:
         """Make sure that nothing of it is left. Closing the lifeline alone ends it too."""
         if self.poll() is None:
             self.kill()
+        else:
+            # its group lives on in what it started, such as a program that a user's code left running
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         for descriptor in (self._lifeline, self.events):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from services.worker.code import resolve_code
 from services.worker.protocol import CodeSource
 from shared import user_code
 from shared.settings import Settings
-from tests.training.conftest import Supervisor, changed
+from tests.training.conftest import DIGITS_JOB, Supervisor, changed
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "builders"
 AFFINE: dict[str, Any] = {
@@ -344,3 +345,28 @@ def test_weights_of_rows_count_in_the_loss_of_training(supervisor: Supervisor, t
     assert job.noted()["data"]["rows"]["train"] == 200
     held = changed(spec, dataset={"validation_split": 0.3}, fit={"epochs": 1, "batch_size": 70})
     assert supervisor.run(held, code=code, run="held").noted()["data"]["rows"]["train"] == 140
+
+
+def test_a_program_that_their_code_left_running_ends_with_the_job(
+    supervisor: Supervisor, tmp_path: Path, digits: Path
+) -> None:
+    code = written(
+        tmp_path,
+        "leaves",
+        """
+        import subprocess
+        import keras
+
+        def build_model(params):
+            left = subprocess.Popen(["sleep", "300"])
+            print(f"left {left.pid} running", flush=True)
+            return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+        """,
+    )
+    job = supervisor.run({**DIGITS_JOB, "model": {"builder": "leaves"}}, code=code, data=digits)
+    left = int((job.run_dir / "job.log").read_text().split("left ")[1].split()[0])
+    job.trainer.close()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{left}").exists() and "\nState:\tZ" not in Path(f"/proc/{left}/status").read_text():
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.02)
