@@ -196,13 +196,13 @@ def test_a_server_that_takes_too_long_is_a_504(
 
     class Late(Response):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            await asyncio.sleep(2)
+            await asyncio.sleep(20)
 
     model_server.answer = lambda _: Late()
     began = time.monotonic()
     answer = api.http.post("/predict", json={"model": "m", "version": 1, "instances": [1]})
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
 
 
 def test_a_server_that_is_down_is_a_503_that_says_when_to_try_again(start_api: Callable[..., Api]) -> None:

@@ -257,7 +257,7 @@ def test_stopping_the_server_ends_its_streams(start_api: Callable[..., Api]) -> 
         stopper.start()
         assert [name for name, _, _ in messages if name == "end"] == []
         stopper.join()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------

@@ -86,9 +86,11 @@ class Run:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
+    before = set(psutil.Process().children())  # of tests that share this process
     yield tmp_path
     # nothing that a test started may outlive it
-    assert not [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    left = set(psutil.Process().children()) - before
+    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_says_ready_once_all_parts_are(home: Path) -> None:
