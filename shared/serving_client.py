@@ -51,11 +51,7 @@ class ServingClient:
         try:
             answer = self._http.get(f"/v1/models/{model}")
         except httpx.TransportError as error:
-            raise Unavailable(
-                f"The model server does not answer: {error}",
-                code="serving_unavailable",
-                hint="Check MODELYARD_SERVING_URL and the server's log.",
-            ) from error
+            raise _down(error) from error
         if answer.status_code == httpx.codes.NOT_FOUND:
             return {}
         if answer.status_code != httpx.codes.OK:
@@ -84,11 +80,7 @@ class ServingClient:
                 f"/v1/models/{model}/versions/{version}:predict", json=dict(body), timeout=PREDICT_SECONDS
             )
         except httpx.TransportError as error:
-            raise Unavailable(
-                f"The model server does not answer: {error}",
-                code="serving_unavailable",
-                hint="Check MODELYARD_SERVING_URL and the server's log.",
-            ) from error
+            raise _down(error) from error
         if answer.status_code != httpx.codes.OK:
             raise LoadFailed(
                 f"The model server refused a request to version {version} of {model!r}: {answer.text[:500]}",
@@ -180,3 +172,11 @@ class ServingClient:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+
+def _down(error: httpx.TransportError) -> Unavailable:
+    return Unavailable(
+        f"The model server does not answer: {error}",
+        code="serving_unavailable",
+        hint="Check MODELYARD_SERVING_URL and the server's log.",
+    )

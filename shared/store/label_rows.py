@@ -156,3 +156,13 @@ def model_row(tx: Connection, model: str, *, lock: bool = False) -> Any:
             hint="See what is there with GET /models; a train job with 'publish' makes one.",
         )
     return row
+
+
+def no_version(model: str, version: int) -> NotFound:
+    """The error for a version that is not there."""
+    return NotFound(
+        f"There is no version {version} of a model {model[:80]!r}.",
+        code="version_not_found",
+        field="version",
+        hint=f"See its versions with GET /models/{model[:80]}/versions.",
+    )

@@ -24,6 +24,7 @@ from shared.store.label_rows import (
     Wanted,
     label_of,
     model_row,
+    no_version,
     plain,
     shown,
     versions_of,
@@ -249,12 +250,7 @@ class LabelStore:
                 )
             ).one_or_none()
             if found is None:
-                raise NotFound(
-                    f"There is no version {target} of a model {model[:80]!r}.",
-                    code="version_not_found",
-                    field="version",
-                    hint=f"See its versions with GET /models/{model[:80]}/versions.",
-                )
+                raise no_version(model, int(target))
             return [int(target)]
         if target == label:
             raise Conflict(f"The label {label!r} can't lead to itself.", code="label_loop", field="split")

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from shared.errors import Conflict, NotFound, StaleClaim
 from shared.jobs import Claim, JobState, Page
 from shared.store.database import Database, json_safe
-from shared.store.label_rows import holders
+from shared.store.label_rows import holders, no_version
 from shared.store.schema import jobs, model_labels, model_versions, models
 
 
@@ -248,12 +248,7 @@ class ModelStore:
             )
         ).one_or_none()
         if row is None:
-            raise NotFound(
-                f"There is no version {version} of a model {model[:80]!r}.",
-                code="version_not_found",
-                field="version",
-                hint=f"See its versions with GET /models/{model[:80]}/versions.",
-            )
+            raise no_version(model, version)
         return row
 
 
