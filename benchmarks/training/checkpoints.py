@@ -23,8 +23,8 @@ def measure(running: Running) -> Table:
     rows = []
     for every, count in EVERY.items():
         seconds = percentile(found[every], 50)
-        each = "-" if count <= 1 else milliseconds((seconds - base) / (count - 1))
-        step = "-" if every == "epoch" else milliseconds((seconds - base) / STEPS)
+        each = "-" if count <= 1 else _cost((seconds - base) / (count - 1))
+        step = "-" if every == "epoch" else _cost((seconds - base) / STEPS)
         rows.append(
             Row(f"every {every}" + ("" if every == "epoch" else " steps"), f"{seconds:.2f} s", each, step)
         )
@@ -35,3 +35,7 @@ def measure(running: Running) -> Table:
         ("checkpoint", "epoch, median", "one checkpoint", "spread over all steps"),
         rows,
     )
+
+
+def _cost(seconds: float) -> str:
+    return milliseconds(seconds) if seconds > 0 else "below the noise"
