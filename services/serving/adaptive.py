@@ -17,13 +17,12 @@ import time
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from services.serving.batching import joined, rows_of
 from services.serving.errors import Code, ServingError
-from services.serving.signature import Array, Servable, Signature, TensorSpec, numpy_type
+from services.serving.signature import Array, Servable, Signature, TensorSpec, WrappedServable, numpy_type
 
 log = logging.getLogger("serving.adaptive")
 
@@ -53,24 +52,16 @@ class _Queue:
     waiting: deque[_Task] = field(default_factory=deque)
 
 
-class AdaptiveServable:
+class AdaptiveServable(WrappedServable):
     """A ``Servable`` whose calls are batched under load. ``limit``: seconds for a call that says nothing of its own."""
 
     def __init__(self, inner: Servable, batchable: frozenset[str], *, places: int, limit: float) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._batchable = batchable
         self._places = places
         self._limit = limit
         self._lock = threading.Lock()
         self._queues: dict[Hashable, _Queue] = {}
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        return self._inner.signatures
-
-    @property
-    def signature_def_json(self) -> Mapping[str, Any]:
-        return self._inner.signature_def_json
 
     def run(
         self,

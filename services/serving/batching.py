@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from services.serving.errors import Code, ServingError, invalid_argument
-from services.serving.signature import Array, Servable, Signature
+from services.serving.signature import Array, Servable, Signature, WrappedServable
 
 _numbers = itertools.count()
 
@@ -163,7 +163,7 @@ class Scheduler:
         return batch.opened + batch.options.timeout_seconds
 
 
-class BatchedServable:
+class BatchedServable(WrappedServable):
     """A ``Servable`` whose calls run in batches. ``limit``: seconds for a call that says nothing of its own.
 
     ``options``: the version's own; its threads are the scheduler's all the same.
@@ -173,18 +173,10 @@ class BatchedServable:
         self, inner: Servable, scheduler: Scheduler, limit: float, options: BatchingOptions | None = None
     ) -> None:
         self._options = options or scheduler.options
-        self._inner = inner
+        super().__init__(inner)
         self._scheduler = scheduler
         self._limit = limit
         self._number = next(_numbers)
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        return self._inner.signatures
-
-    @property
-    def signature_def_json(self) -> Mapping[str, Any]:
-        return self._inner.signature_def_json
 
     def run(
         self,

@@ -22,7 +22,14 @@ import numpy as np
 
 from services.serving.errors import ServingError
 from services.serving.plain import block_of
-from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature, TensorSpec
+from services.serving.signature import (
+    DEFAULT_SIGNATURE,
+    Array,
+    Servable,
+    Signature,
+    TensorSpec,
+    WrappedServable,
+)
 
 log = logging.getLogger("serving.litert")
 
@@ -105,22 +112,14 @@ class LitertSignature:
         return 0, _interpreter(self._content)
 
 
-class LitertServable:
+class LitertServable(WrappedServable):
     """A ``Servable`` whose default signature runs on LiteRT wherever that is right."""
 
     def __init__(self, inner: Servable, litert: LitertSignature, *, quick: bool) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._litert = litert
         self.block = block_of(inner.signatures[DEFAULT_SIGNATURE])
         self.quick = quick  # a small batch takes less time than handing it to another thread is worth
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        return self._inner.signatures
-
-    @property
-    def signature_def_json(self) -> Mapping[str, Any]:
-        return self._inner.signature_def_json
 
     def run(
         self,

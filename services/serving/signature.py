@@ -101,3 +101,18 @@ class Servable(Protocol):
     def close(self) -> None:
         """Give the memory back."""
         ...
+
+
+class WrappedServable:
+    """What servables that run another one's calls in their own way have of it."""
+
+    def __init__(self, inner: Servable) -> None:
+        self._inner = inner
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        return self._inner.signatures
+
+    @property
+    def signature_def_json(self) -> Mapping[str, Any]:
+        return self._inner.signature_def_json
