@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from modelyard.cli.options import AsJson, JobId, Url, connect
-from modelyard.cli.output import ago, more, note, print_facts, print_json, print_table, size
-from modelyard.cli.show import finish
+from modelyard.cli.output import ago, more, note, print_json, print_table, size
+from modelyard.cli.show import finish, print_plan
 from modelyard.cli.train import read_spec
 from shared.errors import InvalidInput
 
@@ -69,11 +69,7 @@ def export(
     body |= {key: value for key, value in flags.items() if value}
     with connect(url) as client:
         if dry_run:
-            plan = client.jobs.plan(body)
-            if as_json:
-                print_json(plan)
-            else:
-                print_facts(plan.model_dump(exclude={"spec"}).items())
+            print_plan(client.jobs.plan(body), as_json=as_json)
             return
         finish(client.jobs.submit(body), follow=follow, as_json=as_json)
 

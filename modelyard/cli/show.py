@@ -8,7 +8,7 @@ from modelyard.cli.follow import Follower
 from modelyard.cli.output import ago, console, note, numbers, print_facts, print_json, state_text
 from modelyard.client import Job
 from modelyard.client.outcome import raise_if_unsuccessful
-from shared.views import JobView
+from shared.views import JobView, PlanView
 
 
 def finish(job: Job, *, follow: bool, as_json: bool) -> None:
@@ -27,6 +27,14 @@ def finish(job: Job, *, follow: bool, as_json: bool) -> None:
     else:
         print_job(view)
     raise_if_unsuccessful(view)
+
+
+def print_plan(plan: PlanView, *, as_json: bool) -> None:
+    """What ``--dry-run`` answers."""
+    if as_json:
+        print_json(plan)
+    else:
+        print_facts(plan.model_dump(exclude={"spec"}).items())
 
 
 def print_job(view: JobView) -> None:

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from modelyard.cli.options import AsJson, Url, connect
-from modelyard.cli.output import print_facts, print_json
-from modelyard.cli.show import finish
+from modelyard.cli.show import finish, print_plan
 from shared.errors import InvalidInput
 
 
@@ -66,11 +65,7 @@ def train(
         )
     with connect(url) as client:
         if dry_run:
-            plan = client.jobs.plan(body)
-            if as_json:
-                print_json(plan)
-            else:
-                print_facts(plan.model_dump(exclude={"spec"}).items())
+            print_plan(client.jobs.plan(body), as_json=as_json)
             return
         job = client.jobs.submit(body, idempotency_key=key)
         finish(job, follow=follow, as_json=as_json)
