@@ -41,7 +41,7 @@ choose_python() {
 
 digest() {
     "$venv/bin/python" -c 'import hashlib, sys
-print(hashlib.sha256(b"".join(open(f, "rb").read() for f in sys.argv[1:])).hexdigest())' "$1" pyproject.toml
+print(hashlib.sha256(b"".join(open(f, "rb").read() for f in sys.argv[1:])).hexdigest())' "$1" pyproject.toml setup.py services/serving/*.c
 }
 
 # A development environment holds all that the local one does.

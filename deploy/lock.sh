@@ -12,11 +12,12 @@ if [ -z "${UV:-}" ]; then
     UV=$work/bin/uv
 fi
 
+overrides=requirements/overrides.txt
 resolve() {
     name=$1
     shift
     "$UV" pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-        --overrides requirements/overrides.txt \
+        --overrides "$overrides" \
         --generate-hashes --no-emit-index-url --no-header "$@" -o "requirements/$name.lock"
     echo "requirements/$name.lock: $(grep -c '==' "requirements/$name.lock") packages"
 }
@@ -25,3 +26,13 @@ resolve() {
 resolve dev ${UPGRADE:+--upgrade} --extra local --extra cpu --extra dev
 # Bound by the first, so that both environments hold the same versions.
 resolve local --extra local --extra cpu --constraints requirements/dev.lock
+# One for each image. They differ in what they leave out, never in a version.
+resolve api --extra api --constraints requirements/dev.lock
+resolve worker --extra worker --extra grpc --extra formats --extra cpu --constraints requirements/dev.lock
+resolve serving --extra serving --extra grpc --extra litert --extra cpu --constraints requirements/dev.lock
+resolve tensorboard --extra board --extra profile --constraints requirements/dev.lock
+# Here TensorFlow is wanted by that very name, with NVIDIA's libraries.
+overrides=$(mktemp)
+grep -v '^tensorflow==' requirements/overrides.txt >"$overrides"
+resolve worker-gpu --extra worker --extra grpc --extra formats --extra gpu --constraints requirements/dev.lock
+rm -f "$overrides"
