@@ -62,6 +62,14 @@ CODES: Mapping[str, FailureCode] = MappingProxyType(
         "trainer_killed": FailureCode("a signal ended the training process", Retry.ATTEMPTS),
         "trainer_crashed": FailureCode("the training process ended without a word", Retry.ATTEMPTS),
         "member_lost": FailureCode("a process of the job's cluster stopped answering", Retry.ATTEMPTS),
+        "files_not_shared": FailureCode(
+            "a worker of the job's gang does not see the run's folder, or can't write there",
+            Retry.ATTEMPTS,
+            waits=True,
+        ),
+        "worker_unreachable": FailureCode(
+            "workers of the job's gang can't reach each other", Retry.ATTEMPTS, waits=True
+        ),
         "port_taken": FailureCode(
             "other programs took the cluster's ports, five times", Retry.ATTEMPTS, waits=True
         ),
@@ -72,6 +80,13 @@ CODES: Mapping[str, FailureCode] = MappingProxyType(
         ),
         "deadline": FailureCode("the time that the job was given is over"),
         "cancelled": FailureCode("somebody asked for its end; the state is 'cancelled', not 'failed'"),
+        "pruned": FailureCode(
+            "a trial was ended early by its study's pruner; the state is 'cancelled', not 'failed'"
+        ),
+        "objective_missing": FailureCode("a trial has no metric of the objective's name"),
+        "objective_not_finite": FailureCode("a trial's objective is no finite number at the end"),
+        "too_many_failures": FailureCode("more trials of a study failed than max_failures allows"),
+        "no_trial_complete": FailureCode("a study ended without a complete trial"),
         "store_unavailable": FailureCode(
             "the database was away when the worker had to write", Retry.ATTEMPTS, waits=True
         ),

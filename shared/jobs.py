@@ -121,7 +121,12 @@ class Job:
     resume_from: str | None  # run_dir of the job whose checkpoint this one goes on from
     event_seq: int
     attempts: tuple[Attempt, ...] = field(default=())
+    parent_id: str | None = None  # the study that it is a part of
     not_before: float | None = None  # a queued job's next attempt is put off until then
+    project: str = "default"
+    priority: int = 0  # higher first
+    queue: str = "default"
+    request_id: str | None = None  # of the request that made it
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from shared.home import Home
 from shared.jobs import Job, JobState
 from shared.names import ID_PATTERN
 from shared.settings import Settings
-from shared.specs import ExportJob, FromJob, FromJobModel, FromVersion, FromVersionModel, JobSpec
+from shared.specs import ExportJob, FromJob, FromJobModel, FromVersion, FromVersionModel, JobSpec, TuneJob
 from shared.store import Store
 
 FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -56,6 +56,9 @@ def named_by(spec: JobSpec) -> tuple[FromJob | FromVersion, str] | None:
     """(source, field) of a job that starts from a job or version; None for one that does not."""
     if isinstance(spec, ExportJob):
         return spec.source, "from"
+    if isinstance(spec, TuneJob):
+        found = named_by(spec.base)
+        return found and (found[0], f"base.{found[1]}")
     if isinstance(spec.model, FromVersionModel):
         return spec.model.from_version, "model.from_version"
     if isinstance(spec.model, FromJobModel):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.failure_codes import CODES
 from shared.jobs import AttemptOutcome, JobState
+from shared.keys import Role
 
 
 class View(BaseModel):
@@ -46,6 +47,11 @@ class ProgressView(View):
     eta_seconds: float | None
     steps_per_second: float | None
     metrics: dict[str, float | None] = Field(description="Running means of this epoch; null: not finite.")
+    trials: dict[str, int] | None = Field(
+        None,
+        description="Of a study, in numbers: total, inherited, complete, pruned, failed, cancelled, and open ones, "
+        "which wait or run.",
+    )
 
 
 class AttemptView(View):
@@ -70,6 +76,14 @@ class ResultView(View):
     metrics: dict[str, float | None] = Field({}, description="Final evaluation.")
     epochs: int | None = None
     steps: int | None = None
+    values: list[float] | None = Field(None, description="Of a trial or a study: the objectives' values.")
+    trial: int | None = Field(None, description="Of a study: the number of the best trial.")
+    job: str | None = Field(None, description="The best trial's job.")
+    params: dict[str, Any] | None = Field(None, description="The best trial's parameters.")
+    trials: int | None = Field(None, description="How many trials were begun.")
+    front: list[int] | None = Field(
+        None, description="Numbers of the trials on the Pareto front, where there are several objectives."
+    )
 
 
 class JobView(View):
@@ -78,6 +92,10 @@ class JobView(View):
     name: str | None
     state: JobState
     stage: str | None = Field(description="What a running job is doing, e.g. preparing_data, training.")
+    project: str = "default"
+    priority: int = 0
+    queue: str = Field("default", description="Workers that serve it take the job.")
+    request_id: str | None = Field(None, description="X-Request-Id of the request that made it.")
     labels: dict[str, str]
     spec: dict[str, Any] = Field(description="The request with all defaults filled in.")
     created_at: datetime
@@ -95,6 +113,7 @@ class JobView(View):
     error: ErrorView | None
     result: ResultView | None
     retry_of: str | None
+    parent: str | None = Field(None, description="The tune job that this one is a trial of.")
     reproduces: str | None = Field(None, description="The job that this one trains again.")
     links: dict[str, str]
 
@@ -135,6 +154,15 @@ class ReproductionView(View):
     )
 
 
+class TrialPlanView(View):
+    count: int = Field(description="Trials, if nothing ends the study before.")
+    inherited: int = Field(description="Ended trials that are taken over from the study that it continues.")
+    parameters: list[str] = Field(description="In the order in which they are drawn.")
+    examples: list[dict[str, Any]] = Field(
+        description="The first parameters of a grid, or corners of the space."
+    )
+
+
 class PlanView(View):
     """Answer to ``POST /jobs?dry_run=true``: the job as it would run. Nothing was stored."""
 
@@ -147,6 +175,7 @@ class PlanView(View):
     next_version: int | None = Field(
         description="Version that would be published next, if nothing else is first."
     )
+    trials: TrialPlanView | None = Field(None, description="Of a tune job.")
     warnings: list[str]
 
 
@@ -295,6 +324,22 @@ class ModelEventList(View):
     has_more: bool
 
 
+class GoingView(View):
+    kind: str  # checkpoint, event_file, version, job
+    name: str
+    size_bytes: int
+
+
+class CleanUpView(View):
+    """What a clean-up removed, or would remove; ``things`` names the first thousand."""
+
+    dry_run: bool
+    counts: dict[str, int]
+    size_bytes: int
+    things: list[GoingView]
+    has_more: bool
+
+
 class WorkerView(View):
     id: str
     host: str
@@ -303,6 +348,11 @@ class WorkerView(View):
     heartbeat_at: datetime
     alive: bool
     slots: int
+    queues: list[str] = Field(["default"], description="Queues whose jobs it takes.")
+    draining: Literal["finish", "now"] | None = Field(
+        None,
+        description="It takes no more jobs: finish: it ends those it has; now: it gives them back. Null: it works.",
+    )
     jobs: list[str] = Field(description="Jobs it runs now.")
     lease_age_seconds: float | None = Field(description="Seconds since a lease of its was last renewed.")
     info: dict[str, Any] = Field(
@@ -310,6 +360,50 @@ class WorkerView(View):
         "compute_capability), `logical_devices`, `build` (cuda, rocm, xla and their versions), `cpu` (model, cores, "
         "features), `versions`; `warm` or not. Empty until the worker has looked."
     )
+
+
+class ReasonView(View):
+    code: str = Field(examples=["project_limit"])
+    message: str
+
+
+class ExplainView(View):
+    """Why a job waits, or what it does."""
+
+    id: str
+    state: JobState
+    stage: str | None
+    project: str
+    priority: int
+    queue: str
+    summary: str = Field(description="The first reason, in a sentence.")
+    reasons: list[ReasonView] = Field(
+        description="All that holds it up. Codes: no_worker, draining, project_limit, ahead, workers_busy, "
+        "retry_pause, waiting_for_workers, about_to_start; of a study: study, trials, "
+        "publishing; else its stage, or ended."
+    )
+    ahead: int | None = Field(
+        description="Jobs that have their turn before it, as things stand; null when it does not wait for a slot."
+    )
+    ahead_first: list[str] = Field(
+        description="The first few of those that are older or of a higher priority."
+    )
+    starts_in_seconds: float | None = Field(
+        description="A guess from how long recent jobs of its queue took; null: unknown."
+    )
+    ends_in_seconds: float | None = Field(description="Likewise; of a training job, its own guess.")
+
+
+class ProjectView(View):
+    name: str
+    max_running: int | None = Field(description="Jobs that may run at once; null: no limit.")
+    queued: int
+    running: int = Field(description="Jobs that hold a slot; a study does not, its trials do.")
+
+
+class ProjectList(View):
+    items: list[ProjectView]
+    has_more: bool
 
 
 class WorkerList(View):
@@ -374,3 +468,60 @@ class Health(View):
     status: Literal["ok", "degraded", "unavailable"]
     checks: dict[str, Any] = {}
     version: str
+
+
+class KeyView(View):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    prefix: str = Field(description="How the key begins, after `mdy_`.")
+    role: Role
+    project: str | None = Field(description="The only project it may act in.")
+    limits: dict[str, Any] = Field(description="Its own limits; those left out are its role's.")
+    live: bool = Field(description="Neither revoked nor expired.")
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To within a minute.")
+
+
+class NewKeyView(KeyView):
+    """As it is answered once, when it is made."""
+
+    key: str = Field(description="The key itself. It is shown here and nowhere else.")
+
+
+class KeyList(View):
+    items: list[KeyView]
+    has_more: bool
+
+
+class SessionView(View):
+    """Who the caller is."""
+
+    key_id: str | None = Field(description="None where no key was ever made.")
+    name: str
+    role: Role
+    project: str | None
+    via: str = Field(description="key, session, launcher or open.")
+
+
+class AuditView(View):
+    seq: int
+    at: datetime
+    key_id: str | None
+    who: str = Field(description="The key's name.")
+    role: Role | None
+    method: str
+    route: str
+    target: str = Field(description="The path, or the address of what was made.")
+    status: int
+    request_id: str
+    address: str | None
+
+
+class AuditList(View):
+    items: list[AuditView]
+    has_more: bool

@@ -2,8 +2,9 @@
 
 Modules: ``model``, ``dataset`` and ``dataset_options`` (what to train, on what), ``fit`` (how), ``callbacks`` and
 ``schedule`` (Keras' own, by name), ``checkpoint``, ``tensorboard``, ``strategy`` (on which replicas), ``devices``
-(where), ``export`` (which model to write, in which formats), ``job`` (the whole request), ``keras_names`` (the names
-Keras itself knows). Nothing here imports a framework but pydantic.
+(where), ``export`` (which model to write, in which formats), ``space`` and ``optimiser`` (which parameters to try,
+and how), ``job`` and ``tune`` (jobs), ``request`` (any of them), ``keras_names`` (the names Keras itself knows).
+Nothing here imports a framework but pydantic.
 """
 
 from shared.specs.callbacks import CallbackSpec
@@ -20,7 +21,7 @@ from shared.specs.dataset_user import UserDataset
 from shared.specs.devices import DeviceSpec
 from shared.specs.export import FromJob, FromVersion
 from shared.specs.fit import FitSpec, KerasObject
-from shared.specs.job import JOB, ExportJob, JobSpec, PublishSpec, RetrySpec, TrainJob, parse_job
+from shared.specs.job import ExportJob, PublishSpec, RetrySpec, TrainJob
 from shared.specs.model import (
     BuilderModel,
     FromFileModel,
@@ -33,6 +34,8 @@ from shared.specs.model import (
     TrainedModel,
     UserModel,
 )
+from shared.specs.optimiser import Objective
+from shared.specs.request import JOB, JobSpec, parse_job
 from shared.specs.strategy import (
     CentralStorageStrategy,
     DefaultStrategy,
@@ -44,6 +47,7 @@ from shared.specs.strategy import (
     TpuStrategy,
 )
 from shared.specs.tensorboard import TensorBoardSpec
+from shared.specs.tune import TuneJob
 
 __all__ = [
     "JOB",
@@ -73,6 +77,7 @@ __all__ = [
     "ModelSpec",
     "MultiWorkerMirroredStrategy",
     "NpzDataset",
+    "Objective",
     "OneDeviceStrategy",
     "ParameterServerStrategy",
     "PublishSpec",
@@ -84,6 +89,7 @@ __all__ = [
     "TpuStrategy",
     "TrainJob",
     "TrainedModel",
+    "TuneJob",
     "UserDataset",
     "UserModel",
     "parse_job",

@@ -1,22 +1,17 @@
-"""The whole request: a union on ``kind``."""
+"""Jobs that train and jobs that export, and what all jobs have in common."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
     ConfigDict,
-    Discriminator,
     Field,
     StringConstraints,
-    Tag,
-    TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.failure_codes import CODES, RETRYABLE
 from shared.names import NAME_PATTERN
@@ -95,6 +90,15 @@ class JobFields(Spec):
     labels: dict[LabelText, Annotated[str, StringConstraints(max_length=63)]] = Field(
         {}, max_length=16, description="Your own key-value pairs, to find the job by."
     )
+    project: Name = Field(
+        "default", description="Whose job it is: projects share the workers fairly, and may have limits."
+    )
+    priority: int = Field(0, ge=-100, le=100, strict=True, description="Higher ones are taken up first.")
+    queue: Name | None = Field(
+        None,
+        description="Workers that serve this queue take the job. Null: by what it needs, `gpu` if it names a GPU, "
+        "`cpu` if it shuts GPUs out, else `default`.",
+    )
     retry: RetrySpec = RetrySpec()
     deadline: DeadlineSpec = DeadlineSpec()
 
@@ -138,39 +142,3 @@ class ExportJob(ExportFields, JobFields):
         if self.publish is not None and not any(item.format == "saved_model" for item in self.formats):
             raise ValueError("to publish, 'saved_model' must be among the formats: it is what is served")
         return self
-
-
-KINDS = ("train", "export")
-_WHICH_KINDS = f"'kind' is one of: {', '.join(KINDS)}"
-
-
-def _kind(value: Any) -> str | None:
-    """``kind``, which a train job may leave out; None for one that is not known."""
-    kind = value.get("kind", "train") if isinstance(value, dict) else getattr(value, "kind", None)
-    return kind if kind in KINDS else None
-
-
-JobSpec = Annotated[
-    Annotated[TrainJob, Tag("train")] | Annotated[ExportJob, Tag("export")],
-    Discriminator(
-        _kind,
-        custom_error_type="job_kind",
-        custom_error_message=_WHICH_KINDS,
-    ),
-]
-JOB: TypeAdapter[TrainJob | ExportJob] = TypeAdapter(JobSpec)
-
-
-def parse_job(data: Any) -> TrainJob | ExportJob:
-    """Check plain JSON data and return the spec.
-
-    Raises:
-        pydantic.ValidationError: with the path of each offending field.
-    """
-    if isinstance(data, dict) and _kind(data) is None:
-        # said here, for pydantic would lay it at the door of the whole document
-        wrong = PydanticCustomError("job_kind", "{words}", {"words": _WHICH_KINDS})
-        raise ValidationError.from_exception_data(
-            "job", [InitErrorDetails(type=wrong, loc=("kind",), input=data.get("kind"))]
-        )
-    return JOB.validate_python(data)

@@ -80,7 +80,18 @@ class CentralStorageStrategy(_OnDevices):
     )
 
 
-class MultiWorkerMirroredStrategy(Replicated):
+class OnWorkers(Replicated):
+    """What strategies of several processes have in common."""
+
+    placement: Literal["auto", "one_worker", "spread"] = Field(
+        "auto",
+        description="one_worker: all processes on the worker that takes the job. spread: one slot of each of `workers` "
+        "Modelyard workers; the job waits until they are there. auto: spread if so many are alive and come in time, or "
+        "else one_worker.",
+    )
+
+
+class MultiWorkerMirroredStrategy(OnWorkers):
     """A copy of the model in each of several processes; gradients are summed each step by collectives."""
 
     kind: Literal["multi_worker_mirrored"] = "multi_worker_mirrored"
@@ -90,7 +101,7 @@ class MultiWorkerMirroredStrategy(Replicated):
     )
 
 
-class ParameterServerStrategy(Replicated):
+class ParameterServerStrategy(OnWorkers):
     """Variables on parameter servers; workers compute steps at their own pace and apply them as they come."""
 
     kind: Literal["parameter_server"] = "parameter_server"

@@ -1,0 +1,180 @@
+"""Tune jobs as a person writes them: spaces, paths into the base job, what is refused and where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from shared.specs import TuneJob, parse_job
+from shared.specs.space import Space, grid, in_order
+from tests.builders import train_request
+
+
+def tune_request(**changes: Any) -> dict[str, Any]:
+    base = train_request(**changes.pop("base", {}))
+    return {"kind": "tune", "base": base, "space": {"units": {"choice": ["16", "32"]}}, **changes}
+
+
+def tune(**changes: Any) -> TuneJob:
+    found = parse_job(tune_request(**changes))
+    assert isinstance(found, TuneJob)
+    return found
+
+
+def space(**parameters: Any) -> Any:
+    return TypeAdapter(Space).validate_python(parameters)
+
+
+TEXTBOOK = {
+    "units": {"choice": ["128,64", "256,128"]},
+    "dropout": {"uniform": [0.0, 0.1]},
+    "fit.optimizer": {"choice": ["adam", "sgd"]},
+}
+
+
+def test_the_textbooks_grid_takes_both_ends() -> None:
+    job = tune(space=TEXTBOOK, sampler="grid")
+    assert job.trials == 8
+    assert job.points[0] == {"units": "128,64", "dropout": 0.0, "fit.optimizer": "adam"}
+    assert job.points[-1] == {"units": "256,128", "dropout": 0.1, "fit.optimizer": "sgd"}
+    trained = job.assigned(job.points[-1])
+    assert trained.model.typed_params().units == [256, 128]
+    assert trained.fit.optimizer.name == "sgd"
+
+
+def test_a_stored_job_reads_back_the_same() -> None:
+    job = tune(
+        space={**TEXTBOOK, "fit.batch_size": {"int": [16, 64], "step": 16}}, pruner="successive_halving"
+    )
+    assert parse_job(job.model_dump(mode="json")) == job
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values"),
+    [
+        ({"choice": [1, "a", None, [2]]}, [1, "a", None, [2]]),
+        ({"int": [1, 8], "step": 3}, [1, 4, 7]),
+        ({"int": [1, 100], "points": 3}, [1, 51, 100]),
+        ({"int": [1, 100], "log": True, "points": 3}, [1, 10, 100]),
+        ({"uniform": [0, 1]}, [0, 1]),
+        ({"uniform": [0, 1], "points": 3}, [0, 0.5, 1]),
+        ({"uniform": [0, 1], "step": 0.25}, [0, 0.25, 0.5, 0.75, 1]),
+        ({"uniform": [2, 2]}, [2]),
+        ({"loguniform": [1, 100], "points": 3}, [1, pytest.approx(10), 100]),
+        ({"loguniform": [1, 100], "points": 1}, [pytest.approx(10)]),
+    ],
+)
+def test_what_a_grid_tries_of_a_parameter(parameter: dict[str, Any], values: list[Any]) -> None:
+    assert space(x=parameter)["x"].grid() == values
+    assert all(space(x=parameter)["x"].contains(value) for value in space(x=parameter)["x"].grid())
+
+
+def test_a_parameter_with_a_condition_is_there_only_when_it_holds() -> None:
+    found = list(
+        grid(
+            space(
+                momentum={"choice": [0, 0.9], "when": {"optimizer": ["sgd"]}},
+                optimizer={"choice": ["adam", "sgd"]},
+                nesterov={"choice": [True, False], "when": {"momentum": 0.9}},
+            )
+        )
+    )
+    assert found == [
+        {"optimizer": "adam"},
+        {"optimizer": "sgd", "momentum": 0},
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": False},
+    ]
+
+
+def test_conditions_are_checked() -> None:
+    for when, words in (
+        ({"z": 1}, "no parameter 'z'"),
+        ({"y": 3}, "'y' is never 3"),
+        ({"x": 1}, "round in a circle"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            in_order(space(x={"choice": [1, 2], "when": when}, y={"choice": [1, 2]}))
+
+
+def test_any_field_can_be_set_by_its_path() -> None:
+    parameters = {
+        "fit.optimizer": "sgd",
+        "fit.optimizer.params.momentum": 0.9,
+        "fit.batch_size": 7,
+        "strategy": {"kind": "mirrored"},
+        "fit.callbacks.0.params.patience": 9,
+        "dropout": 0.2,
+    }
+    job = tune(
+        base={"fit": {"callbacks": [{"name": "EarlyStopping", "params": {"monitor": "loss"}}]}},
+        space={name: {"choice": [value]} for name, value in parameters.items()},
+    )
+    trained = job.assigned(parameters)
+    assert (trained.fit.optimizer.name, trained.fit.optimizer.params) == ("sgd", {"momentum": 0.9})
+    assert (trained.fit.batch_size, trained.strategy.kind) == (7, "mirrored")
+    assert trained.fit.callbacks[0].params.patience == 9
+    assert trained.model.params == {"units": [8], "dropout": 0.2}
+    assert job.base.model.params == {"units": [8]}, "the base job stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        ({"space": {"units": {"choice": ["16", "x"]}}}, "space.units", 'With "x" the job is not valid: model.params'),
+        ({"space": {"fit.lerning_rate": {"uniform": [0, 1]}}}, "space.fit.lerning_rate", "no such field"),
+        ({"space": {"dropout": {"uniform": [0, 1]}}}, "space.dropout", "less than 1"),
+        ({"space": {"fit.optimizer.params.momentum": {"uniform": [0, 1]}}},
+         "space.fit.optimizer.params.momentum", "base.fit.optimizer is null"),
+        ({"space": {"publish.model": {"choice": ["a"]}}}, "space.publish.model", "can't be tuned"),
+        ({"space": {"units": {"choice": ["1"]}, "model.params.units": {"choice": ["2"]}}},
+         "space.model.params.units", "'units' sets the same field"),
+        ({"space": {"units": {"choice": ["1"], "when": {"z": 1}}}}, "space.units.when", "no parameter 'z'"),
+        ({"space": {"units": {"int": [3, 1]}}}, "space.units.int", "above the last"),
+        ({"space": {"dropout": {"uniform": [0, 0.9], "step": 1e-320}}}, "space.dropout.uniform", "too small"),
+        ({"space": {"fit.learning_rate": {"uniform": [-1e308, 1e308]}}},
+         "space.fit.learning_rate.uniform", "too far"),
+        ({"space": {"units": {"choice": [1, True]}}}, "space.units.choice.choice", "true equals 1"),
+        ({"space": {"units": {"choice": [None, None]}}}, "space.units.choice.choice", "null is named twice"),
+        ({"space": {"units": {"loguniform": [0, 1]}}}, "space.units.loguniform", "above 0"),
+        ({"space": {"units": {"int": [0, 9], "log": True}}}, "space.units.int", "log needs"),
+        ({"space": {"units": {"range": [0, 9]}}}, "space.units", "exactly one of"),
+        ({"space": {}}, "space", "at least 1"),
+        ({"sampler": "magic"}, "sampler", "name one of grid"),
+        ({"pruner": {"name": "median", "x": 1}}, "pruner.median.x", "not permitted"),
+        ({"base": {"publish": {"model": "m"}}}, "base.publish", "move 'publish' out of 'base'"),
+        ({"enqueue": [{"foo": 1}]}, "enqueue.0.foo", "no such parameter"),
+        ({"enqueue": [{"units": "99"}]}, "enqueue.0.units", "not in its space"),
+        ({"sampler": "grid", "enqueue": [{}]}, "enqueue.0", "draws nothing"),
+        ({"objective": ["val_loss", "val_accuracy"], "pruner": "median"}, "pruner", "several objectives"),
+        ({"objective": ["val_loss", "val_accuracy"], "publish": {"model": "m"}}, "publish", "no best trial"),
+        ({"objective": "test_accuracy", "pruner": "asha"}, "pruner", "too late to prune"),
+        ({"sampler": "grid", "space": {"fit.seed": {"int": [0, 99_999]}}}, "sampler", "more than 10000"),
+        ({"max_trials": 0}, "max_trials", "greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_by_its_place(changes: dict[str, Any], place: str, words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        tune(**changes)
+    first = caught.value.errors()[0]
+    assert ".".join(str(part) for part in first["loc"] if part != "tune") == place
+    assert words in first["msg"]
+
+
+def test_a_trial_writes_little_unless_asked() -> None:
+    assert tune().base.tensorboard.histogram_freq == 0
+    assert tune(base={"tensorboard": {}}).base.tensorboard.histogram_freq == 1
+
+
+def test_the_best_epoch_is_kept_when_the_objective_asks_for_it() -> None:
+    job = tune(objective={"metric": "val_accuracy", "at": "best"})
+    best = job.assigned({"units": "16"}).checkpoint.best
+    assert best is not None
+    assert (best.monitor, best.mode) == ("val_accuracy", "max")
+
+
+def test_directions_follow_the_metrics_names() -> None:
+    assert tune(objective=["val_loss", {"metric": "val_auc"}]).directions == ["minimize", "maximize"]
+    assert tune(objective={"metric": "val_loss", "mode": "max"}).directions == ["maximize"]
