@@ -6,22 +6,26 @@ has taken over, or the job was ended by a sweep: this is the fence.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, case, insert, or_, select, update
+from sqlalchemy import Connection, case, insert, literal, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from shared.errors import StaleClaim
 from shared.failure_codes import may_retry, pause_before_retry
 from shared.jobs import AttemptOutcome, Claim, Job, JobError, JobState, MetricPoint
 from shared.names import new_id
 from shared.store.database import Database, json_safe
-from shared.store.rows import cancelled_error, emit, read_job, state_event
-from shared.store.schema import attempts, job_metrics, jobs
+from shared.store.order import SERVE, WAITING_QUEUES, next_job, running_of
+from shared.store.rows import cancelled_error, emit, held_by, read_job, stale, state_event
+from shared.store.schema import attempts, job_metrics, jobs, workers
 
 SWEEP_BATCH = 100
+CLAIM_TRIES = 20
+# a constant in the text of a query, for which the partial indexes of queued jobs can be used
+QUEUED = literal(JobState.QUEUED.value, literal_execute=True)
 
 
 @dataclass(slots=True)
@@ -44,6 +48,10 @@ class Swept:
     ended: list[str]
 
 
+class _TakenByOthers(Exception):
+    """Somebody else took the job, or the last place of its project, between the look and the claim."""
+
+
 class ClaimStore:
     """The worker's side of the store. All methods are thread-safe, atomic, and may raise ``Unavailable``."""
 
@@ -54,45 +62,74 @@ class ClaimStore:
         """Take a queued job, by one compare-and-set. None when it is not there to be taken: a duplicate message, a
         retry that is put off, or a job that has waited past its deadline.
         """
-        token = new_id("clm")
         with self._db.write() as tx:
-            now = self._db.now()
-            row = tx.execute(
-                update(jobs)
-                .where(
-                    jobs.c.id == job_id,
-                    jobs.c.state == JobState.QUEUED,
-                    self._due(),
-                    or_(jobs.c.queued_until.is_(None), jobs.c.queued_until > now),
-                )
-                .values(
-                    state=JobState.RUNNING,
-                    stage="starting",
-                    attempt=jobs.c.attempt + 1,
-                    claim_token=token,
-                    worker_id=worker_id,
-                    lease_until=now + lease_seconds,
-                    not_before=None,
-                    queued_until=None,
-                    started_at=case((jobs.c.started_at.is_(None), now), else_=jobs.c.started_at),
-                    updated_at=now,
-                )
-                .returning(jobs.c.attempt)
-            ).one_or_none()
-            if row is None:
+            return self._take(tx, job_id, worker_id, lease_seconds)
+
+    def claim_next(
+        self, worker_id: str, queues: Sequence[str], lease_seconds: float
+    ) -> tuple[Claim, Job] | None:
+        """Take the job that a free slot of this worker should run next (``shared.store.order``). None when nothing may
+        be taken: none waits in ``queues``, their projects are at their limits, or the worker is draining.
+
+        What it costs does not depend on how many jobs wait. When there is nothing to take, nothing is written.
+        """
+        for _ in range(CLAIM_TRIES):
+            with self._db.read() as tx:
+                draining = select(workers.c.draining).where(workers.c.id == worker_id).scalar_subquery()
+                here = tx.execute(select(self._db.now().label("now"), draining.label("draining"))).one()
+                best = None if here.draining else next_job(tx, queues, here.now)
+            if best is None:
                 return None
-            tx.execute(
-                insert(attempts).values(
-                    job_id=job_id, number=row.attempt, worker_id=worker_id, started_at=now
-                )
+            with contextlib.suppress(_TakenByOthers), self._db.write() as tx:
+                limit = tx.execute(SERVE, {"project": best.project, "now": here.now}).scalar_one()
+                if limit is not None and running_of(tx, best.project) >= limit:
+                    raise _TakenByOthers
+                taken = self._take(tx, best.job_id, worker_id, lease_seconds)
+                if taken is None:
+                    raise _TakenByOthers
+                return taken
+        return None  # others took each of them first; they or the sweeper wake somebody for the rest
+
+    def _take(
+        self, tx: Connection, job_id: str, worker_id: str, lease_seconds: float
+    ) -> tuple[Claim, Job] | None:
+        token = new_id("clm")
+        now = self._db.now()
+        row = tx.execute(
+            update(jobs)
+            .where(
+                jobs.c.id == job_id,
+                jobs.c.state == JobState.QUEUED,
+                jobs.c.kind != "tune",  # nobody holds a study; see shared.store.studies
+                self._due(),
+                or_(jobs.c.queued_until.is_(None), jobs.c.queued_until > now),
             )
-            emit(
-                self._db,
-                tx,
-                job_id,
-                [state_event(JobState.QUEUED, JobState.RUNNING, attempt=row.attempt, worker=worker_id)],
+            .values(
+                state=JobState.RUNNING,
+                stage="starting",
+                attempt=jobs.c.attempt + 1,
+                claim_token=token,
+                worker_id=worker_id,
+                lease_until=now + lease_seconds,
+                not_before=None,
+                queued_until=None,
+                started_at=case((jobs.c.started_at.is_(None), now), else_=jobs.c.started_at),
+                updated_at=now,
             )
-            return Claim(job_id, token, row.attempt, worker_id), read_job(tx, job_id)
+            .returning(jobs.c.attempt)
+        ).one_or_none()
+        if row is None:
+            return None
+        tx.execute(
+            insert(attempts).values(job_id=job_id, number=row.attempt, worker_id=worker_id, started_at=now)
+        )
+        emit(
+            self._db,
+            tx,
+            job_id,
+            [state_event(JobState.QUEUED, JobState.RUNNING, attempt=row.attempt, worker=worker_id)],
+        )
+        return Claim(job_id, token, row.attempt, worker_id), read_job(tx, job_id)
 
     def renew(self, claim: Claim, lease_seconds: float) -> bool:
         """Extend the lease from now. Returns whether somebody asked to cancel.
@@ -119,7 +156,7 @@ class ClaimStore:
                 )
             ).one_or_none()
         if row is None:
-            raise StaleClaim(f"Attempt {claim.attempt} no longer holds job {claim.job_id}.")
+            raise stale(claim)
         return bool(row.cancel_requested)
 
     def expire_leases(self, worker_ids: Sequence[str]) -> int:
@@ -294,13 +331,35 @@ class ClaimStore:
                     ended.append(job_id)
         return ended
 
+    def wake_put_off(self) -> list[str]:
+        """Make the jobs claimable whose pause before a retry is over; returns their ids, to be sent."""
+        over = (jobs.c.state == QUEUED) & (jobs.c.not_before <= self._db.now())
+        with self._db.read() as tx:
+            ids = list(tx.execute(select(jobs.c.id).where(over).limit(SWEEP_BATCH)).scalars())
+        if ids:
+            with self._db.write() as tx:
+                tx.execute(update(jobs).where(jobs.c.id.in_(ids), over).values(not_before=None))
+        return ids
+
+    def queues_of(self, job_ids: Sequence[str]) -> dict[str, str]:
+        """The queue of each job, by id."""
+        with self._db.read() as tx:
+            found = tx.execute(select(jobs.c.id, jobs.c.queue).where(jobs.c.id.in_(job_ids)))
+            known = {row.id: row.queue for row in found}
+        return {job_id: known[job_id] for job_id in job_ids if job_id in known}
+
+    def may_be_claimed(self, queue: str) -> bool:
+        """Whether a free slot that serves ``queue`` would find a job there."""
+        with self._db.read() as tx:
+            return next_job(tx, [queue], tx.execute(select(self._db.now())).scalar_one()) is not None
+
     def unsent(self, *, older_than_seconds: float, limit: int = SWEEP_BATCH) -> list[str]:
         """Ids of queued jobs that are not known to be on the queue, oldest first."""
         with self._db.read() as tx:
             query = (
                 select(jobs.c.id)
                 .where(
-                    jobs.c.state == JobState.QUEUED,
+                    jobs.c.state == QUEUED,
                     jobs.c.sent_at.is_(None),
                     self._due(),
                     jobs.c.updated_at < self._db.now() - older_than_seconds,
@@ -310,38 +369,40 @@ class ClaimStore:
             )
             return list(tx.execute(query).scalars())
 
-    def sent_long_ago(self, *, seconds: float, limit: int) -> list[str]:
-        """Ids of the oldest queued jobs whose message was sent ``seconds`` ago or more: it may be lost."""
+    def sent_long_ago(self, *, seconds: float, limit: int, queue: str | None = None) -> list[str]:
+        """Ids of the oldest queued jobs, of one queue if given, whose message was sent ``seconds`` ago or more: it may
+        be lost.
+        """
+        query = (
+            select(jobs.c.id)
+            .where(jobs.c.state == QUEUED, jobs.c.not_before.is_(None))
+            .where(jobs.c.sent_at < self._db.now() - seconds)
+            .order_by(jobs.c.sent_at, jobs.c.id)
+            .limit(limit)
+        )
+        if queue is not None:
+            query = query.where(jobs.c.queue == queue)
         with self._db.read() as tx:
-            query = (
-                select(jobs.c.id)
-                .where(jobs.c.state == JobState.QUEUED, jobs.c.sent_at < self._db.now() - seconds)
-                .order_by(jobs.c.id)
-                .limit(limit)
-            )
             return list(tx.execute(query).scalars())
+
+    def waiting_queues(self) -> list[str]:
+        """Names of the queues in which jobs wait that may be claimed now."""
+        with self._db.read() as tx:
+            return [str(name) for name in tx.execute(WAITING_QUEUES).scalars()]
 
     def _due(self) -> ColumnElement[bool]:
         return or_(jobs.c.not_before.is_(None), jobs.c.not_before <= self._db.now())
 
     def _lease_ended(self) -> ColumnElement[bool]:
-        return (jobs.c.state == JobState.RUNNING) & or_(
-            jobs.c.lease_until < self._db.now(), jobs.c.lease_until.is_(None)
-        )
+        ended = or_(jobs.c.lease_until < self._db.now(), jobs.c.lease_until.is_(None))
+        return (jobs.c.state == JobState.RUNNING) & (jobs.c.kind != "tune") & ended
 
     def _write(self, tx: Connection, claim: Claim, values: Mapping[str, Any]) -> bool:
         row = tx.execute(
-            update(jobs)
-            .where(
-                jobs.c.id == claim.job_id,
-                jobs.c.state == JobState.RUNNING,
-                jobs.c.claim_token == claim.token,
-            )
-            .values(**values)
-            .returning(jobs.c.cancel_requested)
+            update(jobs).where(held_by(claim)).values(**values).returning(jobs.c.cancel_requested)
         ).one_or_none()
         if row is None:
-            raise StaleClaim(f"Attempt {claim.attempt} no longer holds job {claim.job_id}.")
+            raise stale(claim)
         return bool(row.cancel_requested)
 
     def _give_back(

@@ -8,7 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Double, Engine, create_engine, event, insert, literal_column, make_url
+from sqlalchemy import (
+    Connection,
+    Double,
+    Engine,
+    create_engine,
+    event,
+    insert,
+    literal_column,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.sql.elements import ColumnElement
@@ -24,9 +34,14 @@ _ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 values in one
 
 
 class Database:
-    """An engine with short transactions. Thread-safe; make one per process, and only after any fork."""
+    """An engine with short transactions. Thread-safe; make one per process, and only after any fork.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: SQLAlchemy's; ``postgres://`` is understood too.
+        patient: statements may take as long as they like, as those that change tables may.
+    """
+
+    def __init__(self, url: str, *, patient: bool = False) -> None:
         parsed = make_url(url)
         if parsed.drivername in ("postgres", "postgresql"):
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -49,6 +64,8 @@ class Database:
         self.engine: Engine = create_engine(parsed, **options)
         if self.is_sqlite:
             _prepare_sqlite(self.engine)
+        elif not patient:
+            _bound_silence(self.engine)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -59,6 +76,22 @@ class Database:
         """
         with _translated(), self.engine.connect() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One moment's state for reading at length, statement after statement: for a backup.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        # SQLite's transactions are that already
+        options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with _translated(), self.engine.connect() as connection:
+            reader = connection.execution_options(**options)
+            with reader.begin():
+                if not self.is_sqlite:
+                    reader.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                yield reader
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -98,9 +131,24 @@ class Database:
             changed = {name: statement.excluded[name] for name in chunk[0] if name not in keys}
             connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed))
 
+    def insert_new(
+        self, connection: Connection, table: Table, row: Mapping[str, Any], *, unique: str
+    ) -> None:
+        """Insert ``row`` unless there is one with the same value of the column ``unique``."""
+        statement = (sqlite if self.is_sqlite else postgresql).insert(table).values(dict(row))
+        connection.execute(statement.on_conflict_do_nothing(index_elements=[unique]))
+
     def dispose(self) -> None:
         """Close all pooled connections."""
         self.engine.dispose()
+
+
+def _bound_silence(engine: Engine) -> None:
+    from shared.store.impatient import KEEP_ALIVE, ImpatientConnection
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        return ImpatientConnection.connect(*arguments, **{**KEEP_ALIVE, **options})
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from sqlalchemy import Row, Select, delete, func, insert, or_, select, update
 
-from shared.errors import IdempotencyConflict
+from shared.errors import Conflict, IdempotencyConflict
 from shared.jobs import Job, JobEvent, JobState, MetricPoint, Page
 from shared.names import new_id
 from shared.specs import JobSpec
 from shared.store.database import Database
-from shared.store.rows import cancelled_error, emit, job_from, read_job, state_event
+from shared.store.new_jobs import insert_job
+from shared.store.rows import cancelled_error, emit, job_from, open_parts, read_job, state_event, wake_study
 from shared.store.schema import idempotency_keys, job_events, job_labels, job_metrics, jobs
 
 IDEMPOTENCY_DAYS = 7
@@ -43,6 +44,7 @@ class JobStore:
         retry_of: str | None = None,
         resume_from: str | None = None,
         run: dict[str, Any] | None = None,
+        request_id: str | None = None,
     ) -> tuple[Job, bool]:
         """Store a new job as ``queued``. Returns it and True; or the earlier job of the same key, and False.
 
@@ -59,39 +61,22 @@ class JobStore:
                 known = self._claim_key(tx, idempotency_key, body_sha256)
                 if known is not None:
                     return read_job(tx, known), False
-            now = self._db.now()
-            tx.execute(
-                insert(jobs).values(
-                    id=job_id,
-                    kind=spec.kind,
-                    name=spec.name,
-                    state=JobState.QUEUED,
-                    model=spec.publish.model if spec.publish else None,
-                    labels=spec.labels,
-                    spec=spec.model_dump(mode="json"),
-                    created_at=now,
-                    updated_at=now,
-                    max_attempts=spec.retry.max_attempts,
-                    queued_until=now + spec.deadline.queue_seconds if spec.deadline.queue_seconds else None,
-                    metrics={},
-                    run=run or {},
-                    retry_of=retry_of,
-                    resume_from=resume_from,
-                )
+            insert_job(
+                self._db,
+                tx,
+                job_id,
+                spec,
+                retry_of=retry_of,
+                resume_from=resume_from,
+                run=run,
+                request_id=request_id,
             )
-            if spec.labels:
-                self._db.insert(
-                    tx,
-                    job_labels,
-                    [{"key": key, "value": value, "job_id": job_id} for key, value in spec.labels.items()],
-                )
             if idempotency_key is not None:
                 tx.execute(
                     insert(idempotency_keys).values(
-                        key=idempotency_key, body_sha256=body_sha256, job_id=job_id, created_at=now
+                        key=idempotency_key, body_sha256=body_sha256, job_id=job_id, created_at=self._db.now()
                     )
                 )
-            emit(self._db, tx, job_id, [state_event(None, JobState.QUEUED, retry_of=retry_of)])
             return read_job(tx, job_id), True
 
     def earlier(self, idempotency_key: str, body_sha256: str) -> Job | None:
@@ -160,11 +145,16 @@ class JobStore:
         kind: str | None = None,
         model: str | None = None,
         label: str | None = None,
+        parent: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> Page[Job]:
-        """Newest first, without attempts. ``label`` is ``key`` or ``key=value``; ``after`` is the last id seen."""
+        """Newest first, without attempts. ``label`` is ``key`` or ``key=value``; ``after`` is the last id seen.
+
+        Parts of studies are left out, unless ``parent`` names their study.
+        """
         query: Select[Any] = select(jobs).order_by(jobs.c.id.desc()).limit(limit + 1)
+        query = query.where(jobs.c.parent_id == parent)  # IS NULL for None
         if state is not None:
             query = query.where(jobs.c.state == state)
         if kind is not None:
@@ -191,9 +181,35 @@ class JobStore:
         counts.update({JobState(state): number for state, number in rows})
         return counts
 
+    def set_priority(self, job_id: str, priority: int) -> Job:
+        """Change the place of a job that has not ended; of a study, that of its trials too.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: it has ended.
+        """
+        open_ones = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+        with self._db.write() as tx:
+            changed = tx.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, open_ones)
+                .values(priority=priority, updated_at=self._db.now())
+            ).rowcount
+            if not changed:
+                job = read_job(tx, job_id)
+                raise Conflict(
+                    f"The job {job_id} has ended: {job.state}.",
+                    code="job_ended",
+                    hint="Priorities are for jobs that wait or run.",
+                )
+            tx.execute(update(jobs).where(jobs.c.parent_id == job_id, open_ones).values(priority=priority))
+            emit(self._db, tx, job_id, [("priority", {"priority": priority})])
+            return read_job(tx, job_id)
+
     def request_cancel(self, job_id: str, by: str | None = None) -> Job:
-        """Ask for the job's end. A queued job is cancelled at once, a running one by its supervisor; asking again,
-        or asking a job that has ended, changes nothing. ``by`` says who asks, at most 200 characters.
+        """Ask for the job's end. A queued job is cancelled at once, a running one by its supervisor; of a study, all
+        its parts are asked too. Asking again, or asking a job that has ended, changes nothing. ``by`` says who asks, at
+        most 200 characters.
 
         Raises:
             NotFound: no such job.
@@ -230,7 +246,12 @@ class JobStore:
                 ).rowcount
                 if asked:
                     emit(self._db, tx, job_id, [("cancel_requested", {"by": by})])
-            return read_job(tx, job_id)
+                    wake_study(self._db, tx, job_id)
+            job = read_job(tx, job_id)
+            parts = open_parts(tx, job_id) if job.kind == "tune" else []
+        for part in parts:
+            self.request_cancel(part, by)
+        return job
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 200) -> Page[JobEvent]:
         """Events with a number above ``after``, oldest first. Unknown jobs have none."""

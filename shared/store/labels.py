@@ -1,7 +1,7 @@
 """Labels: where they send requests, what they were before, and which versions must therefore be loaded.
 
 A change is written under a lock on the model's row, with one event, in one transaction. A version that loses its last
-label stays wanted for ``RELEASE_SECONDS``: API processes remember labels for a second, and none may be sent to a
+label stays wanted for ``RELEASE_SECONDS``: API processes remember labels for a second or two, and none may be sent to a
 version that is gone.
 """
 

@@ -26,9 +26,16 @@ def head_revision() -> str:
     return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
+def known_revision(revision: str) -> bool:
+    """Whether this code can bring a store of that revision up to date."""
+    return any(
+        script.revision == revision for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    )
+
+
 def current_revision(url: str) -> str | None:
     """The revision the database is at; None for an empty one."""
-    db = Database(url)
+    db = Database(url, patient=True)
     try:
         with db.read() as connection:
             return MigrationContext.configure(connection).get_current_revision()
@@ -45,7 +52,7 @@ def migrate(url: str, revision: str = "head") -> None:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    db = Database(url)
+    db = Database(url, patient=True)
     try:
         with db.write() as connection:  # SQLite: the write lock lets one migrator in at a time
             if not db.is_sqlite:

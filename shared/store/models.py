@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from shared.errors import Conflict, NotFound, StaleClaim
-from shared.jobs import Claim, JobState, Page
+from shared.errors import Conflict, NotFound
+from shared.jobs import Claim, Page
 from shared.store.database import Database, json_safe
 from shared.store.label_rows import holders, no_version
+from shared.store.rows import held_by, stale
 from shared.store.schema import jobs, model_labels, model_versions, models
 
 
@@ -166,6 +167,11 @@ class ModelStore:
             labels = self._labels(tx, name)
         return Page([_version(row, labels) for row in rows[:limit]], has_more=len(rows) > limit)
 
+    def held(self, name: str) -> frozenset[int]:
+        """The versions that a label leads to, or that are the default: those can't be deleted."""
+        with self._db.read() as tx:
+            return frozenset(holders(tx, name))
+
     def version(self, name: str, version: int) -> Version:
         """One version.
 
@@ -199,17 +205,9 @@ class ModelStore:
         return record
 
     def _check_fence(self, tx: Connection, claim: Claim) -> None:
-        held = tx.execute(
-            select(jobs.c.id)
-            .where(
-                jobs.c.id == claim.job_id,
-                jobs.c.state == JobState.RUNNING,
-                jobs.c.claim_token == claim.token,
-            )
-            .with_for_update()
-        ).one_or_none()
+        held = tx.execute(select(jobs.c.id).where(held_by(claim)).with_for_update()).one_or_none()
         if held is None:
-            raise StaleClaim(f"Attempt {claim.attempt} no longer holds job {claim.job_id}.")
+            raise stale(claim)
 
     def _locked_last_version(self, tx: Connection, model: str) -> int:
         insert = (sqlite if self._db.is_sqlite else postgresql).insert(models)

@@ -7,11 +7,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
-from shared.errors import NotFound
-from shared.jobs import Attempt, AttemptOutcome, Job, JobError, JobState
+from shared.errors import NotFound, StaleClaim
+from shared.jobs import Attempt, AttemptOutcome, Claim, Job, JobError, JobState
 from shared.store.database import Database, json_safe
-from shared.store.schema import attempts, job_events, jobs
+from shared.store.schema import attempts, job_events, jobs, studies, trials
+
+
+def held_by(claim: Claim) -> ColumnElement[bool]:
+    """The fence: the row of the claim's job, as long as nobody else has claimed it and it runs."""
+    return (
+        (jobs.c.id == claim.job_id) & (jobs.c.state == JobState.RUNNING) & (jobs.c.claim_token == claim.token)
+    )
+
+
+def stale(claim: Claim) -> StaleClaim:
+    """The error for a claim that the fence keeps out."""
+    return StaleClaim(f"Attempt {claim.attempt} no longer holds job {claim.job_id}.")
 
 
 def job_from(row: Row[Any], tries: Iterable[Attempt] = ()) -> Job:
@@ -45,6 +58,11 @@ def job_from(row: Row[Any], tries: Iterable[Attempt] = ()) -> Job:
         retry_of=data["retry_of"],
         resume_from=data["resume_from"],
         event_seq=data["event_seq"],
+        parent_id=data["parent_id"],
+        project=data["project"],
+        priority=data["priority"],
+        queue=data["queue"],
+        request_id=data["request_id"],
         attempts=tuple(tries),
     )
 
@@ -108,6 +126,27 @@ def emit(
             for i, (kind, data) in enumerate(items)
         ],
     )
+    if any(kind == "state" and JobState(data["to"]).terminal for kind, data in items):
+        # a part of a study has ended: the study goes on; in the same transaction, so that it is never forgotten
+        wake_study(db, connection, select(jobs.c.parent_id).where(jobs.c.id == job_id).scalar_subquery())
+        took = select(jobs.c.finished_at - jobs.c.started_at).where(jobs.c.id == job_id).scalar_subquery()
+        connection.execute(update(trials).where(trials.c.job_id == job_id).values(seconds=took))
+
+
+def wake_study(db: Database, connection: Connection, study_id: Any) -> None:
+    """Have a study advanced soon, in the caller's transaction; nothing happens if there is no such study."""
+    connection.execute(
+        update(studies)
+        .where(studies.c.job_id == study_id)
+        .values(wake_at=db.now(), wakes=studies.c.wakes + 1)
+    )
+
+
+def open_parts(connection: Connection, study_id: str) -> list[str]:
+    """Ids of a study's jobs that have not ended."""
+    ended = [state for state in JobState if state.terminal]
+    query = select(jobs.c.id).where(jobs.c.parent_id == study_id, jobs.c.state.not_in(ended))
+    return list(connection.execute(query).scalars())
 
 
 def cancelled_error(by: str | None, at: float | None, when: str) -> dict[str, Any]:

@@ -17,12 +17,18 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
+    UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.types import JSON as SQL_JSON
 
 # None is SQL NULL, not the JSON text "null"
 JSON = SQL_JSON(none_as_null=True)
+
+# Written as constants wherever a query should use the partial indexes below: SQLite and PostgreSQL match them by text.
+CLAIMABLE = "state = 'queued' AND kind <> 'tune' AND not_before IS NULL"
+PUT_OFF = "state = 'queued' AND not_before IS NOT NULL"
 
 metadata = MetaData(
     naming_convention={
@@ -42,6 +48,10 @@ jobs = Table(
     Column("state", String(16), nullable=False),
     Column("stage", String(40)),
     Column("model", String(63)),
+    Column("project", String(63), nullable=False, server_default="default"),
+    Column("priority", Integer, nullable=False, server_default="0"),  # higher first
+    Column("queue", String(63), nullable=False, server_default="default"),
+    Column("request_id", String(128)),  # of the request that made it; log lines carry it
     Column("labels", JSON, nullable=False),
     Column("spec", JSON, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -60,7 +70,9 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False, server_default=false()),
     Column("cancel_asked_at", Double),
     Column("cancel_asked_by", String(200)),
-    Column("not_before", Double),  # a queued job may not be claimed earlier; null: at once
+    Column(
+        "not_before", Double
+    ),  # a queued job may not be claimed earlier; null: at once (the sweeper clears it)
     Column("queued_until", Double),  # a job still queued then has missed its deadline; null: never
     Column("sent_at", Double),  # when its id was last put on the queue; null: not since it became queued
     # what people look at
@@ -73,7 +85,9 @@ jobs = Table(
     Column("retry_of", String(40)),
     Column("resume_from", String(300)),
     Column("event_seq", BigInteger, nullable=False, server_default="0"),
+    Column("parent_id", String(40)),  # the study that this job is a part of
     Index(None, "state", "id"),
+    Index(None, "parent_id", "id"),
     Index(None, "model", "id"),
     Index(None, "worker_id", "state"),
 )
@@ -85,6 +99,76 @@ Index("ix_jobs_queued_sent", jobs.c.sent_at, jobs.c.id, postgresql_where=jobs.c.
       sqlite_where=jobs.c.state == "queued")  # fmt: skip
 Index("ix_jobs_queued_until", jobs.c.queued_until, postgresql_where=jobs.c.state == "queued",
       sqlite_where=jobs.c.state == "queued")  # fmt: skip
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    # who advances it: a lease of its own, with a fencing token
+    Column("wake_at", Double),  # when it is to be advanced next; null: when somebody wakes it
+    Column("wakes", BigInteger, nullable=False, server_default="0"),  # how often it was woken
+    Column("turn_token", String(40)),
+    Column("turn_until", Double),
+    # its trials in short, so that nobody need count them
+    Column("revision", BigInteger, nullable=False, server_default="0"),  # of its trials; see trials.revision
+    Column("inherited", Integer, nullable=False, server_default="0"),  # taken over from another study
+    Column("asked", Integer, nullable=False, server_default="0"),
+    Column("complete", Integer, nullable=False, server_default="0"),
+    Column("pruned", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("cancelled", Integer, nullable=False, server_default="0"),
+    Column("best", Integer),  # number of the best trial, where there is one objective
+    Column("attrs", JSON, nullable=False),  # what the optimiser remembers of the study
+    Column("publisher", String(40)),  # the job that publishes the best trial
+)
+Index("ix_studies_wake_at", studies.c.wake_at, postgresql_where=studies.c.wake_at.is_not(None),
+      sqlite_where=studies.c.wake_at.is_not(None))  # fmt: skip
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("study_id", String(40), ForeignKey("studies.job_id", ondelete="CASCADE")),
+    Column("number", Integer),  # from 0, without gaps
+    Column("job_id", String(40), nullable=False, index=True),  # the train job
+    Column("source", String(16), nullable=False),  # sampler, enqueued, inherited
+    Column("params", JSON, nullable=False),
+    Column("status", String(16)),  # how it ended; null: it has not, the job's state says more
+    Column("values", JSON),
+    Column("value", Double),  # of the first objective, to sort by
+    Column("seconds", Double),  # from its job's start to its end, to sort by
+    Column("intermediate", JSON),  # [[epoch, value], ...], of the first objective; null until it has ended
+    Column("attrs", JSON, nullable=False),  # what the optimiser remembers of it
+    Column("stop_epoch", Integer),  # the pruner wants it ended after this epoch
+    Column("asked_at", Double, nullable=False),
+    Column("told_at", Double),
+    Column("revision", BigInteger, nullable=False),  # grows with each change, over all trials of the study
+    PrimaryKeyConstraint("study_id", "number"),
+    Index(None, "study_id", "revision"),
+    Index("ix_trials_by_value", "study_id", "value", "number"),
+    Index("ix_trials_by_seconds", "study_id", "seconds", "number"),
+    Index("ix_trials_by_status", "study_id", "status", "number"),
+)
+# Those that have not ended; there are few, however many have.
+Index("ix_trials_open", trials.c.study_id, postgresql_where=trials.c.status.is_(None),
+      sqlite_where=trials.c.status.is_(None))  # fmt: skip
+# The claim order reads these alone: they hold what may be claimed now, and what runs, never what has ended.
+Index("ix_jobs_claimable_share", jobs.c.queue, jobs.c.priority, jobs.c.project, jobs.c.id,
+      postgresql_where=text(CLAIMABLE), sqlite_where=text(CLAIMABLE))  # fmt: skip
+Index("ix_jobs_claimable_order", jobs.c.queue, jobs.c.priority, jobs.c.id,
+      postgresql_where=text(CLAIMABLE), sqlite_where=text(CLAIMABLE))  # fmt: skip
+Index("ix_jobs_queued_project", jobs.c.project, jobs.c.queue, postgresql_where=text("state = 'queued'"),
+      sqlite_where=text("state = 'queued'"))  # fmt: skip
+Index("ix_jobs_put_off", jobs.c.not_before, postgresql_where=text(PUT_OFF), sqlite_where=text(PUT_OFF))
+Index("ix_jobs_running_project", jobs.c.project, jobs.c.kind, postgresql_where=text("state = 'running'"),
+      sqlite_where=text("state = 'running'"))  # fmt: skip
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("max_running", Integer),  # null: no limit
+    Column("served_at", Double),  # when a job of it was last claimed
+)
 
 job_labels = Table(
     "job_labels",
@@ -214,4 +298,87 @@ workers = Table(
     Column("started_at", Double, nullable=False),
     Column("heartbeat_at", Double, nullable=False),
     Column("info", JSON, nullable=False),
+    Column("queues", JSON),  # names; null: the worker is older than queues, and serves the default one
+    Column("draining", String(16)),  # "finish": no new jobs; "now": gives its jobs back; null: works
+)
+
+# Jobs that need several workers at once; see gangs.py. Rows are gone when the job is.
+gangs = Table(
+    "gangs",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("token", String(40), nullable=False),  # the claim of the job that it belongs to
+    Column("attempt", Integer, nullable=False),
+    Column("leader", String(120), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("queue", String(63), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("size", Integer, nullable=False),  # workers, the leader among them
+    Column("tries", Integer, nullable=False),  # times that members did not come
+    Column("opened_at", Double, nullable=False),
+)
+
+gang_seats = Table(
+    "gang_seats",
+    metadata,
+    Column("job_id", String(40), ForeignKey("gangs.job_id", ondelete="CASCADE")),
+    Column("number", Integer),
+    Column("name", String(40), nullable=False),
+    Column("token", String(40)),  # of who sits there; null: open
+    Column("worker_id", String(120)),
+    Column("host", String(255)),
+    Column("port", Integer),
+    Column("gpus", JSON),
+    Column("orders", JSON, nullable=False),  # the leader's words
+    Column("said", JSON, nullable=False),  # the member's
+    Column("renewals", Integer, nullable=False, server_default="0"),
+    Column("lease_until", Double),
+    PrimaryKeyConstraint("job_id", "number"),
+    UniqueConstraint("job_id", "worker_id"),
+    Index(None, "worker_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(120), nullable=False),
+    Column("prefix", String(16), nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("project", String(63)),
+    Column("limits", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("last_used_at", Double),
+)
+
+# of browsers: an opaque token, kept as its hash
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("key_id", String(40), ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False, index=True),
+)
+
+# Only ever added to: the migration that makes it also makes triggers that refuse changes.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("key_id", String(40)),
+    Column("who", String(200), nullable=False),
+    Column("role", String(16)),
+    Column("method", String(16), nullable=False),
+    Column("route", String(200), nullable=False),
+    Column("target", String(500), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("address", String(64)),
+    Index(None, "key_id", "seq"),
 )

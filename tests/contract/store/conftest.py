@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from shared.store import Store, migrate
+from shared.store import Store
+from tests.builders import migrated
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, with its tables made by the migrations."""
-    sqlite = request.param == "sqlite"
-    address = f"sqlite:///{tmp_path}/store.db" if sqlite else request.getfixturevalue("postgres_url")
-    migrate(address)
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("migrated_postgres_url"))
+    address = f"sqlite:///{tmp_path}/store.db"
+    migrated(address)
     return address
 
 

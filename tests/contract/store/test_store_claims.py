@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import Counter
 
@@ -12,6 +11,7 @@ from shared.errors import StaleClaim
 from shared.jobs import AttemptOutcome, Claim, JobError, JobState
 from shared.store import Publication, Report, Store
 from tests.builders import train_spec
+from tests.contract.store.racing import RACING
 
 
 def queued(store: Store, **changes: object) -> str:
@@ -37,11 +37,10 @@ def _race(url: str, job_ids: list[str], name: str, gate: object, wins: object) -
 
 def test_of_many_processes_that_race_for_a_job_one_wins(url: str, store: Store) -> None:
     job_ids = [queued(store) for _ in range(25)]
-    context = multiprocessing.get_context("spawn")
     racers = 8
-    gate, wins = context.Barrier(racers), context.Queue()
+    gate, wins = RACING.Barrier(racers), RACING.Queue()
     processes = [
-        context.Process(target=_race, args=(url, job_ids, f"w{n}", gate, wins)) for n in range(racers)
+        RACING.Process(target=_race, args=(url, job_ids, f"w{n}", gate, wins)) for n in range(racers)
     ]
     for process in processes:
         process.start()
@@ -152,8 +151,7 @@ def test_a_lost_job_that_was_asked_to_cancel_ends_as_cancelled(store: Store) -> 
 def test_sweeping_from_many_processes_handles_each_job_once(url: str, store: Store) -> None:
     ids = [claimed(store, queued(store), lease=0.01).job_id for _ in range(20)]
     time.sleep(0.05)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(4) as pool:
+    with RACING.Pool(4) as pool:
         results = pool.map(_sweep, [url] * 4)
     assert sorted(job_id for found in results for job_id in found) == sorted(ids)
     assert all(store.jobs.get(job_id).event_seq == 3 for job_id in ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from shared.model_repo import ModelRepo
 from shared.store import Store
 from tests.builders import train_spec
 from tests.contract.store.publishing import PUBLICATION
+from tests.contract.store.racing import RACING
 
 
 def a_claim(store: Store) -> Claim:
@@ -62,7 +62,7 @@ def test_jobs_that_publish_to_one_model_at_once_get_versions_without_a_gap(
     url: str, store: Store, tmp_path: Path
 ) -> None:
     claims = [a_claim(store) for _ in range(8)]
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    with RACING.Pool(4) as pool:
         versions = pool.map(_publish, [(url, str(tmp_path), claim) for claim in claims])
     assert sorted(versions) == list(range(1, 9))
     repo = ModelRepo(tmp_path)
