@@ -1,4 +1,8 @@
-"""Puts job ids on the queue. The queue wakes a worker; what is to be done is in the store."""
+"""Wakes workers through queues on the broker, one for each queue of jobs.
+
+A message names a job, but a worker that gets it takes whichever job comes next (``shared.store.order``): so one message
+too many is harmless, and one for each job that may be claimed is enough.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.errors import Unavailable
-from shared.settings import DEFAULT_QUEUE, RUN_JOB_TASK
+from shared.settings import DEFAULT_JOB_QUEUE, DEFAULT_QUEUE, RUN_JOB_TASK
 
 # Connecting to a broker that is down must not hold up a request: the sweeper sends later.
 CONNECT_SECONDS = 1.0
@@ -43,6 +47,11 @@ def broker_options() -> dict[str, Any]:
     }
 
 
+def broker_queue(name: str) -> str:
+    """What a queue of jobs is called on the broker."""
+    return DEFAULT_QUEUE if name == DEFAULT_JOB_QUEUE else f"{DEFAULT_QUEUE}.{name}"
+
+
 class JobQueue:
     """Sends job ids through Celery by the task's name; the sender never imports the worker. Thread-safe."""
 
@@ -51,8 +60,8 @@ class JobQueue:
         self._app.conf.update(broker_options())
         self._down_until = 0.0
 
-    def send(self, job_id: str) -> None:
-        """Put one id on the queue.
+    def send(self, job_id: str, queue: str = DEFAULT_JOB_QUEUE) -> None:
+        """Wake a worker that serves ``queue``, on account of a job.
 
         Raises:
             Unavailable: the broker does not answer. For two seconds after a failure it is not even asked.
@@ -60,20 +69,21 @@ class JobQueue:
         if time.monotonic() < self._down_until:
             raise Unavailable("The broker did not answer a moment ago.", code="queue_unavailable")
         try:
-            self._app.send_task(RUN_JOB_TASK, args=[job_id], queue=DEFAULT_QUEUE, retry=False)
+            self._app.send_task(RUN_JOB_TASK, args=[job_id], queue=broker_queue(queue), retry=False)
         except (OperationalError, RedisError, OSError) as error:
             self._down_until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
             raise Unavailable(f"The broker does not answer: {error}", code="queue_unavailable") from error
 
-    def depth(self) -> int:
-        """Messages waiting.
+    def depth(self, *queues: str) -> int:
+        """Messages waiting, in the default queue or in all of ``queues``.
 
         Raises:
             Unavailable: the broker does not answer.
         """
         try:
             with self._app.connection_for_read() as connection:
-                return int(connection.default_channel.client.llen(DEFAULT_QUEUE))
+                client = connection.default_channel.client
+                return sum(int(client.llen(broker_queue(name))) for name in queues or (DEFAULT_JOB_QUEUE,))
         except (OperationalError, RedisError, OSError) as error:
             raise Unavailable(f"The broker does not answer: {error}", code="queue_unavailable") from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +49,7 @@ class ServingClient:
         Raises:
             Unavailable: the server does not answer.
         """
-        try:
-            answer = self._http.get(f"/v1/models/{model}")
-        except httpx.TransportError as error:
-            raise _down(error) from error
+        answer = self._get(f"/v1/models/{model}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return {}
         if answer.status_code != httpx.codes.OK:
@@ -67,6 +65,23 @@ class ServingClient:
             )
             for item in answer.json().get("model_version_status", [])
         }
+
+    def version_of(self, model: str, label: str) -> int | None:
+        """The version that the server itself takes the label for; None: it has not read of the label.
+
+        Asked of the metadata, for in a status TensorFlow Serving ignores the label.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        answer = self._get(f"/v1/models/{model}/labels/{label}/metadata")
+        return int(answer.json()["model_spec"]["version"]) if answer.status_code == httpx.codes.OK else None
+
+    def _get(self, path: str) -> httpx.Response:
+        try:
+            return self._http.get(path)
+        except httpx.TransportError as error:
+            raise _down(error) from error
 
     def predict(self, model: str, version: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The JSON answer to a predict request's body, by that very version.
@@ -101,10 +116,8 @@ class ServingClient:
             LoadFailed: the server ended the version with an error, or ``timeout`` seconds passed, or
                 ``keep_waiting`` said no.
         """
-        deadline = time.monotonic() + timeout
-        pause = _FIRST_POLL_SECONDS
         seen = "the server does not know it yet"
-        while True:
+        for _ in _looks(timeout, keep_waiting):
             try:
                 states = self.states(model)
             except Unavailable as error:
@@ -123,13 +136,21 @@ class ServingClient:
                         f"{state.error_message or state.error_code}",
                         hint="See the model server's log.",
                     )
-            if time.monotonic() + pause > deadline or not keep_waiting():
-                raise LoadFailed(
-                    f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
-                    hint="The version is on disk and is served as soon as the model server loads it.",
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.3, _SLOWEST_POLL_SECONDS)
+        raise LoadFailed(
+            f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
+            hint="The version is on disk and is served as soon as the model server loads it.",
+        )
+
+    def wait_labelled(self, model: str, labels: Mapping[str, int], *, timeout: float) -> bool:
+        """Wait until the server has read of these labels, and so keeps their versions when newer ones appear.
+
+        Returns whether it has, within ``timeout`` seconds; a server that does not answer has not.
+        """
+        for _ in _looks(timeout):
+            with contextlib.suppress(Unavailable):
+                if all(self.version_of(model, label) == version for label, version in labels.items()):
+                    return True
+        return False
 
     def wait_loaded(
         self, model: str, version: int, *, timeout: float, keep_waiting: Callable[[], bool] = lambda: True
@@ -142,10 +163,8 @@ class ServingClient:
             LoadFailed: the server ended the version with an error, ``timeout`` seconds passed, or ``keep_waiting``
                 said no.
         """
-        began = time.monotonic()
-        seen, pause = "the server does not know it", _FIRST_POLL_SECONDS
-        while True:
-            waited = time.monotonic() - began
+        seen = "the server does not know it"
+        for waited in _looks(timeout, keep_waiting):
             try:
                 state = self.states(model).get(version)
             except Unavailable as error:
@@ -161,17 +180,28 @@ class ServingClient:
                         f"{state.error_message or state.error_code}",
                         hint="See the model server's log.",
                     )
-            if waited + pause > timeout or not keep_waiting():
-                raise LoadFailed(
-                    f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
-                    hint="Nothing was changed.",
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.3, _SLOWEST_POLL_SECONDS)
+        raise LoadFailed(
+            f"Version {version} of {model!r} did not become AVAILABLE within {timeout:.0f} s: {seen}.",
+            hint="Nothing was changed.",
+        )
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+
+def _looks(timeout: float, keep_waiting: Callable[[], bool] = lambda: True) -> Iterator[float]:
+    """The seconds waited so far, for one look after the other, further and further apart.
+
+    Ends when another one would come later than ``timeout`` seconds, or ``keep_waiting`` says no.
+    """
+    began, pause = time.monotonic(), _FIRST_POLL_SECONDS
+    while True:
+        yield time.monotonic() - began
+        if time.monotonic() - began + pause > timeout or not keep_waiting():
+            return
+        time.sleep(pause)
+        pause = min(pause * 1.3, _SLOWEST_POLL_SECONDS)
 
 
 def _down(error: httpx.TransportError) -> Unavailable:

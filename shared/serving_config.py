@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,3 +161,18 @@ class Settler:
                 log.exception("writing %s failed", self._config.path)
             if self._stop.wait(self._every):
                 return
+
+
+def main() -> int:
+    """``python -m shared.serving_config``: write the file, for a model server that must find it when it starts."""
+    settings = Settings()
+    store = Store(settings.store_url)
+    try:
+        ServingConfig.of(settings, store).write()
+    finally:
+        store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shared.errors import Unavailable
@@ -74,18 +74,24 @@ class Sweeper:
         for job_id in self._store.claims.end_overdue():
             log.warning("job %s waited past its deadline; it was ended", job_id)
             done.ended.append(job_id)
-        self._send(swept.requeued, done)
+        self._store.gangs.sweep()
+        self._send([*swept.requeued, *self._store.claims.wake_put_off()], done)
         self._send(self._store.claims.unsent(older_than_seconds=UNSENT_AFTER_SECONDS), done)
-        lost = self._store.claims.sent_long_ago(seconds=LOST_AFTER_SECONDS, limit=LOST_BATCH)
-        if lost and self._queue.depth() == 0:
-            self._send(lost, done)
+        for queue in self._store.claims.waiting_queues():
+            # nobody is woken for jobs that their projects' limits hold back
+            if self._queue.depth(queue) == 0 and self._store.claims.may_be_claimed(queue):
+                lost = self._store.claims.sent_long_ago(
+                    seconds=LOST_AFTER_SECONDS, limit=LOST_BATCH, queue=queue
+                )
+                self._send(lost, done)
         return done
 
-    def _send(self, job_ids: Iterable[str], done: Sweep) -> None:
-        for job_id in job_ids:
+    def _send(self, job_ids: Sequence[str], done: Sweep) -> None:
+        queues = self._store.claims.queues_of(job_ids) if job_ids else {}
+        for job_id, queue in queues.items():
             if self._stop.is_set():
                 return
-            self._queue.send(job_id)
+            self._queue.send(job_id, queue)
             self._store.jobs.mark_sent(job_id)
             done.sent.append(job_id)
 

@@ -40,8 +40,9 @@ def inspect_keras(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
-                raise invalid("The model's config.json is larger than 64 MiB.")
+            for name in ("config.json", "metadata.json"):
+                if archive.getinfo(name).file_size > _MAX_CONFIG_BYTES:
+                    raise invalid(f"The model's {name} is larger than 64 MiB.")
             config = json.loads(archive.read("config.json"))
             metadata = json.loads(archive.read("metadata.json"))
             inner = config["config"]

@@ -25,12 +25,12 @@ class Queue:
         self.down = False
         self.waiting = 0
 
-    def send(self, job_id: str) -> None:
+    def send(self, job_id: str, queue: str = "default") -> None:
         if self.down:
             raise Unavailable("The broker does not answer.")
         self.sent.append(job_id)
 
-    def depth(self) -> int:
+    def depth(self, *queues: str) -> int:
         if self.down:
             raise Unavailable("The broker does not answer.")
         return self.waiting
