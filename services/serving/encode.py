@@ -18,6 +18,11 @@ from services.serving.errors import invalid_argument
 from services.serving.json_echo import quote
 from services.serving.signature import Array
 
+try:
+    from services.serving import _texts
+except ImportError:  # not compiled, see setup.py
+    _texts = None  # type: ignore[assignment]
+
 _FEW = 100
 # What TensorFlow calls the types that can't be written.
 _TF_NAMES = {"float16": "half"}
@@ -74,8 +79,12 @@ def _items(alias: str, array: Array, depth: int) -> list[str]:
 
     So ``depth = array.ndim - 1`` gives one text per row, and ``depth = array.ndim`` one text in all.
     """
-    texts = _leaves(alias, array)
-    for axis in range(array.ndim - 1, array.ndim - 1 - depth, -1):
+    written = 0  # dimensions
+    if _texts is not None and depth and array.size and array.dtype == np.float32:
+        texts, written = _texts.write_floats(np.ascontiguousarray(array), array.shape[-1]), 1
+    else:
+        texts = _leaves(alias, array)
+    for axis in range(array.ndim - 1 - written, array.ndim - 1 - depth, -1):
         size = array.shape[axis]
         if size == 0:
             texts = ["[]"] * int(np.prod(array.shape[:axis], dtype=np.int64))
@@ -84,23 +93,40 @@ def _items(alias: str, array: Array, depth: int) -> list[str]:
     return texts
 
 
+# A number of 9 (17) digits that reads back as one of 6 has these beyond the sixth, or nearly: half a unit in the last
+# place of a float32 (float64) is less than 60 (12) of the last digit.
+_TAILS = {"f": ("060", "940"), "d": ("0" * 9 + "12", "9" * 9 + "88")}
+_SMALLEST = {"f": 1.2e-38, "d": 2.3e-308}  # below, they have fewer digits
+
+
 def _format_few(values: list[float], kind: str, exact: str) -> list[str]:
     """``format_floats`` for so few numbers that numpy's calls would cost more than the work."""
-    texts = ("%.6g " * len(values) % tuple(values)).split()
-    for index, (back, value) in enumerate(zip(array_of(kind, map(float, texts)), values, strict=True)):
-        text = texts[index]
-        if back != value:
-            text = "NaN" if math.isnan(value) else exact % value
-        elif "n" in text:  # inf
-            text = "Infinity" if value > 0 else "-Infinity"
-        texts[index] = text if "." in text or "e" in text or "n" in text or "N" in text else text + ".0"
+    low, high = _TAILS[kind]
+    smallest = _SMALLEST[kind]
+    texts = (f"{exact} " * len(values) % tuple(values)).split()
+    for index, text in enumerate(texts):
+        digits = text.partition("e")[0].replace(".", "").lstrip("-0")
+        tail = digits[6:]
+        if not low < tail < high or len(tail) != len(low) or "." not in text or abs(values[index]) < smallest:
+            texts[index] = _format_one(values[index], kind, exact)
     return texts
+
+
+def _format_one(value: float, kind: str, exact: str) -> str:
+    text = f"{value:.6g}"
+    if array_of(kind, (float(text),))[0] != value:
+        text = "NaN" if math.isnan(value) else exact % value
+    elif "n" in text:  # inf
+        text = "Infinity" if value > 0 else "-Infinity"
+    return text if "." in text or "e" in text or "n" in text or "N" in text else text + ".0"
 
 
 def _leaves(alias: str, array: Array) -> list[str]:
     flat = array.ravel()
+    if not flat.size:
+        return []
     if array.dtype == np.float32:
-        return format_floats(flat, "%.9g")
+        return format_floats(flat, "%.9g") if _texts is None else _texts.write_floats(flat, 0)
     if array.dtype == np.float64:
         return format_floats(flat, "%.17g")
     if array.dtype == np.bool_:
@@ -128,18 +154,19 @@ def format_floats(flat: Array, exact: str) -> list[str]:
         return []
     if len(values) <= _FEW:
         return _format_few(values, flat.dtype.char, exact)
-    # One formatting call for all numbers: several times faster than one each.
-    texts = ("%.6g " * len(values) % tuple(values)).split()
-    finite = bool(np.isfinite(flat).all())
-    with np.errstate(over="ignore"):
-        back = np.array(list(map(float, texts))).astype(flat.dtype)
-    for index in np.flatnonzero(back != flat).tolist():
-        texts[index] = exact % values[index]
-    if not finite:
-        for index in np.flatnonzero(~np.isfinite(flat)).tolist():
-            value = values[index]
-            texts[index] = "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    for index in np.flatnonzero((back == np.trunc(back)) & np.isfinite(flat)).tolist():
-        if "." not in texts[index] and "e" not in texts[index]:
-            texts[index] += ".0"
+    # One formatting call for all numbers, and a closer look at those that may be written otherwise.
+    texts = (f"{exact} " * len(values) % tuple(values)).split()
+    for index in np.flatnonzero(_unusual(flat)).tolist():
+        texts[index] = _format_one(values[index], flat.dtype.char, exact)
     return texts
+
+
+def _unusual(flat: Array) -> Array:
+    """Which of the numbers may have a text of at most 6 digits, or no point in it; some more may be among them."""
+    with np.errstate(all="ignore"):
+        size = np.abs(flat.astype(np.float64))
+        six = size * 10.0 ** (5.0 - np.floor(np.log10(size)))  # six digits before the point
+        # half a unit in the last place of a float32 is below 0.06 here; a float64's is next to nothing
+        near = np.abs(six - np.rint(six)) <= 0.07
+        common: Array = (size > _SMALLEST["f"] * 2) & (size < 1e5) & ~near
+    return ~common

@@ -3,7 +3,7 @@
 The fast path is orjson. What it refuses, or would read otherwise, goes to a slower reader that is iterative
 (500,000 levels of nesting are an answer, not a crash) and gives RapidJSON's own messages and offsets:
 ``NaN``, ``Infinity`` and ``Inf`` tokens, text after the document, bytes that are not UTF-8, a byte order mark,
-and keys that occur twice (the first wins; orjson keeps the last).
+and keys that occur twice (orjson keeps the last; see ``Twins``).
 
 Values: ``int`` for a number without ``.`` or exponent that fits 64 bits, ``float`` for any other number, so
 ``1`` and ``1.0`` stay apart. Bytes that are not UTF-8 become lone surrogates (``surrogateescape``).
@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
 from services.serving.errors import ServingError, invalid_argument
 
-_MARK = re.compile(rb"(?:\xef(?:\xbb\xbf?)?)?")
+_MARK = re.compile(rb"\xef?\xbb?\xbf?")
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _FRACTION = re.compile(rb"\.[0-9]+")
@@ -42,6 +43,30 @@ _ESCAPES = {
     ord("r"): b"\r",
     ord("t"): b"\t",
 }
+
+
+class Twins(dict[str, Any]):
+    """An object that has a key more than once.
+
+    By key it has the first value, as RapidJSON finds it; its length and ``items`` are those of all members, as
+    RapidJSON counts and lists them. ``members``: of a first part, in which no key is there twice.
+    """
+
+    def __init__(self, members: Iterable[tuple[str, Any]]) -> None:
+        self._members = list(members)
+        super().__init__(self._members)
+
+    def add(self, key: str, value: Any) -> None:
+        """One more member, whose key may be there already."""
+        self._members.append((key, value))
+        self.setdefault(key, value)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def items(self) -> Any:
+        """All members in the order of the text."""
+        return iter(self._members)
 
 
 def read_json(body: bytes) -> Any:
@@ -104,7 +129,7 @@ class _Reader:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        # A byte order mark is skipped, yet counts in offsets; RapidJSON skips the beginning of one as well.
+        # A byte order mark is skipped, yet counts in offsets; RapidJSON skips any part of one as well.
         match = _MARK.match(body)
         self._at = match.end() if match else 0
 
@@ -147,15 +172,14 @@ class _Reader:
             while True:
                 if not stack:
                     return value
-                parent = stack[-1]
-                after = self._put(parent, value, keys)
-                if after:
+                if self._put(stack, value, keys):
                     break
                 value = stack.pop()
 
-    def _put(self, parent: list[Any] | dict[str, Any], value: Any, keys: list[str]) -> bool:
-        """Add ``value`` to ``parent``; whether another value follows (else ``parent`` is complete)."""
+    def _put(self, stack: list[list[Any] | dict[str, Any]], value: Any, keys: list[str]) -> bool:
+        """Add ``value`` to the innermost container; whether another value follows (else that is complete)."""
         head: int
+        parent = stack[-1]
         if isinstance(parent, list):
             parent.append(value)
             head = self._peek()
@@ -163,7 +187,13 @@ class _Reader:
                 raise self._fail("Missing a comma or ']' after an array element.")
             self._at += 1
             return head == ord(",")
-        parent.setdefault(keys.pop(), value)
+        key = keys.pop()
+        if key in parent and not isinstance(parent, Twins):
+            stack[-1] = parent = Twins(parent.items())
+        if isinstance(parent, Twins):
+            parent.add(key, value)
+        else:
+            parent[key] = value
         head = self._peek()
         if head not in b",}" or head == 0:
             raise self._fail("Missing a comma or '}' after an object member.")
@@ -265,15 +295,15 @@ class _Reader:
             raise self._fail("Invalid escape character in string.")
         unit = self._hex(start + 2, start)
         self._at = start + 6
-        if 0xD800 <= unit <= 0xDFFF:
-            if unit > 0xDBFF or self._body[self._at : self._at + 2] != b"\\u":
+        if 0xD800 <= unit <= 0xDBFF:  # a second half alone passes for a character
+            if self._body[self._at : self._at + 2] != b"\\u":
                 raise self._fail("The surrogate pair in string is invalid.", start)
             low = self._hex(start + 8, start)
             if not 0xDC00 <= low <= 0xDFFF:
                 raise self._fail("The surrogate pair in string is invalid.", start)
             self._at = start + 12
             unit = 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00)
-        return chr(unit).encode()
+        return chr(unit).encode("utf-8", "surrogatepass")
 
     def _hex(self, at: int, start: int) -> int:
         match = _HEX.match(self._body, at)

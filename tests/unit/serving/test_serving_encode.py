@@ -49,6 +49,31 @@ def test_float64_texts() -> None:
     assert format_floats(np.array([1 / 3, 0.5, 1e300]), "%.17g") == ["0.33333333333333331", "0.5", "1e+300"]
 
 
+def _by_the_rule(value: float, kind: type, exact: str) -> str:
+    if not np.isfinite(value):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+    with np.errstate(over="ignore"):
+        text = f"{value:.6g}" if kind(float(f"{value:.6g}")) == value else exact % value
+    return text if "." in text or "e" in text else text + ".0"
+
+
+@pytest.mark.parametrize(("kind", "exact"), [(np.float32, "%.9g"), (np.float64, "%.17g")])
+@given(data=st.data())
+def test_six_digits_where_they_read_back(kind: type, exact: str, data: st.DataObject) -> None:
+    width = 32 if kind is np.float32 else 64
+    short = st.builds(
+        lambda digits, exponent: float(kind(digits * 10.0**exponent)),
+        st.integers(-9_999_999, 9_999_999), st.integers(-12, 12),
+    )  # fmt: skip
+    near = st.builds(
+        lambda value, up: float(np.nextafter(kind(value), kind(up * np.inf))), short, st.sampled_from((-1, 1))
+    )
+    values = data.draw(st.lists(st.floats(width=width) | short | near, min_size=1, max_size=20))
+    for some in (values, values * 101):  # few are written in another way than many
+        found = format_floats(np.array(some, kind), exact)
+        assert found == [_by_the_rule(value, kind, exact) for value in some]
+
+
 @given(st.lists(st.floats(width=32), max_size=20))
 def test_float32_texts_read_back_as_the_same_number(values: list[float]) -> None:
     numbers = np.array(values, np.float32)
@@ -109,3 +134,9 @@ def test_rows_need_a_common_batch_dimension() -> None:
         row(y=np.array(1.0))
     with pytest.raises(ServingError, match="Tensor name: b has inconsistent batch size: 3 expecting: 2"):
         row(a=np.zeros(2), b=np.zeros(3))
+
+
+@pytest.mark.parametrize("layout", list(Format))
+def test_nothing_of_a_type_without_json_form_can_be_written(layout: Format) -> None:
+    (found,) = json.loads(encode_predict({"y": np.empty((0, 2), np.float16)}, layout)).values()
+    assert found == []
