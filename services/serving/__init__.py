@@ -9,12 +9,14 @@
                   |                 `-> reload                      a new list of models over gRPC
                   |           `-> dataplane  predict, status, metadata; knows no transport
                   |                 |-> json_reader, decode, encode   JSON <-> arrays
+  |                 |-> npy                           NumPy files <-> arrays
                   |                 |-> examples, scoring             tf.Example requests
                   |                 |-> inference                     requests that are arrays already
                   |                 `-> manager                       versions, handles, labels
                   |                       |-> policy                  which action comes next; pure
                   |                       |-> preparation             load, then trial, warmup, batching
-                  |                       |     `-> loader, shapes    the only module with TensorFlow itself
+                  |                       |     |-> lazy, litert, graph, protos   versions without TensorFlow
+  |                       |     `-> loader, shapes    the only module with TensorFlow itself
                   |                       `-> integrity               is a version's folder whole?
                   |-------> source, config, watcher   which versions should be there
                   `-------> telemetry, metrics, trace   Prometheus, request log

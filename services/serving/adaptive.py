@@ -73,7 +73,7 @@ class AdaptiveServable(WrappedServable):
     ) -> dict[str, Array]:
         """See ``Servable.run``."""
         if signature.name not in self._batchable or not _is_small_batch(inputs):
-            return self._inner.run(signature, inputs, timeout=timeout, only=only)
+            return self.inner.run(signature, inputs, timeout=timeout, only=only)
         key = (signature.name, *(array.shape[1:] for array in inputs.values()))
         task: _Task | None = None
         with self._lock:
@@ -86,7 +86,7 @@ class AdaptiveServable(WrappedServable):
                 queue.waiting.append(task)
         if task is None:
             try:
-                return self._inner.run(signature, inputs, timeout=timeout, only=only)
+                return self.inner.run(signature, inputs, timeout=timeout, only=only)
             finally:
                 self._pass_on(key, queue)
         outputs = self._wait(task, signature, key, queue)
@@ -128,7 +128,7 @@ class AdaptiveServable(WrappedServable):
     def _run_together(self, batch: list[_Task], signature: Signature) -> None:
         whole = {alias: joined([task.inputs[alias] for task in batch], 0) for alias in signature.inputs}
         left = max(task.deadline for task in batch) - time.monotonic()
-        outputs = self._inner.run(signature, whole, timeout=max(left, 0.001))
+        outputs = self.inner.run(signature, whole, timeout=max(left, 0.001))
         ends = np.cumsum([task.rows for task in batch])
         if any(array.ndim == 0 or array.shape[0] != ends[-1] for array in outputs.values()):
             raise ServingError(Code.INTERNAL, "an output is no batch")
@@ -140,7 +140,7 @@ class AdaptiveServable(WrappedServable):
         for task in batch:
             try:
                 left = max(0.001, task.deadline - time.monotonic())
-                task.outputs = self._inner.run(signature, task.inputs, timeout=left)
+                task.outputs = self.inner.run(signature, task.inputs, timeout=left)
             except Exception as error:
                 task.error = error
 
@@ -162,7 +162,7 @@ class AdaptiveServable(WrappedServable):
 
     def close(self) -> None:
         """Nothing waits any more: each request holds its version until it has its answer."""
-        self._inner.close()
+        self.inner.close()
 
 
 def batchable(servable: Servable) -> frozenset[str]:

@@ -237,7 +237,7 @@ class BatchedServable(WrappedServable):
             for alias in signature.inputs
         }
         left = max(task.deadline for task in tasks) - time.monotonic()
-        outputs = self._inner.run(signature, whole, timeout=max(left, 0.001))
+        outputs = self.inner.run(signature, whole, timeout=max(left, 0.001))
         for alias, array in outputs.items():
             if array.ndim == 0 or array.shape[0] != filled:
                 raise ServingError(
@@ -251,7 +251,7 @@ class BatchedServable(WrappedServable):
 
     def close(self) -> None:
         """Nothing waits in a queue any more: each request holds its version until it has its answer."""
-        self._inner.close()
+        self.inner.close()
 
 
 def _parts(size: int, limit: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ here, so that unknown fields and typing errors are found with line and column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,17 +70,20 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def parse_models_config(text: str) -> dict[str, ModelConfig]:
-    """Read a ``models.config``.
+def parse_models_config(text: str, *, first: bool = False) -> dict[str, ModelConfig]:
+    """Read a ``models.config``; ``first``: none has been read before, so it may say nothing yet.
 
     Raises:
         ConfigError: not a text proto, a duplicate name, a relative path, or something not supported here.
     """
-    return models_of(parse_text(text, _SERVER_CONFIG, "ModelServerConfig", enums=_ENUMS))
+    message = parse_text(text, _SERVER_CONFIG, "ModelServerConfig", enums=_ENUMS)
+    if first and message.WhichOneof("config") is None:
+        return {}
+    return models_of(message)
 
 
-def models_of(message: Any) -> dict[str, ModelConfig]:
-    """The models that a ModelServerConfig message lists, by name.
+def models_of(message: Any, served: Collection[str] = ()) -> dict[str, ModelConfig]:
+    """The models that a ModelServerConfig message lists, by name. ``served``: those that are listed already.
 
     Raises:
         ConfigError: see ``parse_models_config``.
@@ -93,13 +96,19 @@ def models_of(message: Any) -> dict[str, ModelConfig]:
         if entry.name in names:
             raise ConfigError(f"Illegal to list model {entry.name} multiple times in config list")
         names.add(entry.name)
+    for entry in entries:
+        if entry.name in served and entry.model_platform not in ("", "tensorflow"):
+            raise ConfigError(
+                f"Illegal to change a model's platform. For model {entry.name} platform was tensorflow"
+                f" and new platform requested is {entry.model_platform}"
+            )
     return {entry.name: _model(entry) for entry in entries}
 
 
 def _model(entry: Any) -> ModelConfig:
     if not entry.name:
         raise ConfigError("a model has no name")
-    if not entry.base_path.startswith("/"):
+    if not local_path(entry.base_path).startswith("/"):
         raise ConfigError(
             f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
         )
@@ -127,7 +136,12 @@ def _model(entry: Any) -> ModelConfig:
         policy = AllVersions()
     elif choice == "specific":
         policy = Specific(frozenset(entry.model_version_policy.specific.versions))
-    return ModelConfig(entry.name, entry.base_path, policy, dict(entry.version_labels))
+    return ModelConfig(entry.name, local_path(entry.base_path), policy, dict(entry.version_labels))
+
+
+def local_path(path: str) -> str:
+    """A base path without the scheme that it may have as a URI of the local file system."""
+    return path.removeprefix("file://")
 
 
 def parse_monitoring_config(text: str) -> str | None:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from services.serving.decode import decode_predict, require_object, signature_name
 from services.serving.encode import encode_predict
-from services.serving.errors import ServingError, invalid_argument
 from services.serving.examples import decode_examples
 from services.serving.inference import Inference, Target, with_defaults
 from services.serving.json_reader import read_json
-from services.serving.litert import LitertServable
 from services.serving.manager import ModelManager, VersionStatus
-from services.serving.plain import block_of, read_plain
-from services.serving.scoring import classes_json, values_json
-from services.serving.signature import DEFAULT_SIGNATURE, Array, Servable, Signature
+from services.serving.plain_predict import Answer, PlainPredictions, asked_signature
+from services.serving.scoring import check_method_name, classes_json, values_json
+from services.serving.signature import Array
 from services.serving.trace import Trace
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A JSON body, and the version that made it."""
-
-    body: bytes
-    version: int
 
 
 class Dataplane:
     """Answers requests from the manager's versions. Safe to call from many threads."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, *, check_method_names: bool = False) -> None:
         self._manager = manager
-        self.inference = Inference(manager.acquire)
+        self._check_method_names = check_method_names
+        # None: each request is to be looked at closely.
+        self.plain = None if check_method_names else PlainPredictions(manager.acquire)
+        self.npy = PlainPredictions(manager.acquire).predict_npy
+        self.inference = Inference(manager.acquire, check_method_names=check_method_names)
 
     def predict(self, target: Target, body: bytes, trace: Trace) -> Answer:
         """Run one JSON predict request.
@@ -43,48 +36,22 @@ class Dataplane:
         Raises:
             ServingError: with the code and text for the caller.
         """
-        answer = self._plain(target, body, trace, only_quick=False)
+        answer = None if self.plain is None else self.plain.predict(target, body, trace, only_quick=False)
         if answer is not None:
             return answer
         document = require_object(read_json(body))
         asked = signature_name(document)
         with self._manager.acquire(target.model, target.version, target.label) as harness:
             trace.version = harness.version
-            signature = _signature(harness.servable, asked)
+            signature = asked_signature(harness.servable, asked)
             trace.signature = signature.name
+            if self._check_method_names:
+                check_method_name(signature, "predict")
             inputs = decode_predict(document, signature, asked)
             arrays = with_defaults(signature, inputs.arrays)
             with trace.running():
                 outputs = harness.servable.run(signature, arrays)
         return Answer(encode_predict(outputs, inputs.format), harness.version)
-
-    def predict_quickly(self, target: Target, body: bytes, trace: Trace) -> Answer | None:
-        """What ``predict`` answers, if that takes well below a millisecond or two; None: call ``predict``."""
-        return self._plain(target, body, trace, only_quick=True)
-
-    def _plain(self, target: Target, body: bytes, trace: Trace, *, only_quick: bool) -> Answer | None:
-        """Answer a body that is one block of numbers. Nothing is refused here: None means, look closer."""
-        try:
-            harness = self._manager.acquire(target.model, target.version, target.label)
-        except ServingError:
-            return None
-        with harness:
-            servable = harness.servable
-            signature = servable.signatures.get(DEFAULT_SIGNATURE)
-            if isinstance(servable, LitertServable):
-                if only_quick and not servable.quick:
-                    return None
-                spec = servable.block
-            else:
-                spec = None if signature is None or only_quick else block_of(signature)
-            found = None if spec is None else read_plain(body, spec)
-            if signature is None or found is None:
-                return None
-            layout, array = found
-            trace.version, trace.signature = harness.version, signature.name
-            with trace.running():
-                outputs = servable.run(signature, dict.fromkeys(signature.inputs, array))
-            return Answer(encode_predict(outputs, layout), harness.version)
 
     def classify(self, target: Target, body: bytes, trace: Trace) -> Answer:
         """Run one JSON classify request. Here the whole body is read before the model is looked up.
@@ -159,14 +126,6 @@ class Dataplane:
     def settled(self) -> Mapping[str, bool]:
         """Per model: whether its first loads are over, well or badly."""
         return self._manager.settled()
-
-
-def _signature(servable: Servable, asked: str) -> Signature:
-    name = asked or DEFAULT_SIGNATURE
-    signature = servable.signatures.get(name)
-    if signature is None:
-        raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-    return signature
 
 
 def _examples_request(body: bytes) -> tuple[str, Array]:

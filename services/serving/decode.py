@@ -22,12 +22,13 @@ import numpy as np
 
 from services.serving.errors import Code, ServingError, invalid_argument
 from services.serving.json_echo import echo, type_name
-from services.serving.signature import NUMPY_TYPES, Array, Signature, TensorSpec
+from services.serving.signature import NUMPY_TYPES, Array, Signature, TensorSpec, numpy_type
 
 _MAX_RANK = 64  # numpy's limit; TensorFlow's is 254
 # What a leaf may be, per type. JSON's 1 is a Python int and 1.0 a float, and bool is neither (types are compared).
 _NUMBERS = frozenset({int, float})
 _INTEGERS = frozenset({int})
+_NOTHING: frozenset[type] = frozenset()
 _LEAVES: Mapping[str, frozenset[type]] = {
     "float": _NUMBERS,
     "double": _NUMBERS,
@@ -133,10 +134,20 @@ def _rows(instances: list[Any], inputs: Mapping[str, TensorSpec]) -> dict[str, A
             arrays[alias] = array
     if len(arrays) != len(inputs):
         _explain_rows(instances, inputs, named=True)
-        arrays = {
-            alias: _slow([row[alias] for row in instances], spec.dtype) for alias, spec in inputs.items()
-        }
+        arrays = {alias: _slow(_column(instances, alias), spec.dtype) for alias, spec in inputs.items()}
     return arrays
+
+
+def _column(instances: list[dict[str, Any]], alias: str) -> list[Any]:
+    """One input's value of each row. Where rows have it twice, TensorFlow Serving takes as many values as there are
+    rows, from the front."""
+    values = [value for row in instances for key, value in row.items() if c_string(key) == alias]
+    return values[: len(instances)]
+
+
+def c_string(key: str) -> str:
+    """A member's name as C++ sees it where it asks for no length: up to the first NUL."""
+    return key.partition("\0")[0]
 
 
 def _columns(value: Any, inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
@@ -171,9 +182,7 @@ def is_base64(value: dict[str, Any]) -> bool:
 
 def _fast(value: Any, dtype: str) -> Array | None:
     """``value`` as an array, or None when a closer look is due (wrong types, ragged lists, ...)."""
-    allowed = _LEAVES.get(dtype)
-    if allowed is None:
-        return None
+    allowed = _LEAVES.get(dtype, _NOTHING)
     shape: list[int] = []
     flat = [value]
     while flat and type(flat[0]) is list:
@@ -184,6 +193,9 @@ def _fast(value: Any, dtype: str) -> Array | None:
         flat = list(chain.from_iterable(flat))
     if not allowed.issuperset(map(type, flat)):
         return None
+    if allowed is _NOTHING:  # JSON has no value for it, yet lists without any can be
+        kind = numpy_type(dtype)
+        return None if kind is None else np.empty(shape, kind)
     if dtype == "string":
         return _strings(flat, shape)
     if dtype in _RANGES:
@@ -248,7 +260,9 @@ def _explain_rows(instances: list[Any], inputs: Mapping[str, TensorSpec], *, nam
                 if named
                 else f"Expecting value/list but got object at item {index} of input list"
             )
-        for alias, value in row.items() if named else ((only, row),):
+        names = {c_string(key) for key in row} if named else {only}
+        for name, value in row.items() if named else ((only, row),):
+            alias = c_string(name)
             key = f" key: {alias}" if named else ""
             try:
                 if alias not in inputs:
@@ -258,7 +272,7 @@ def _explain_rows(instances: list[Any], inputs: Mapping[str, TensorSpec], *, nam
                 raise invalid_argument(
                     f"Failed to process element: {index}{key} of 'instances' list. Error: {error}"
                 ) from None
-        if named and row.keys() != inputs.keys():
+        if named and names != inputs.keys():
             raise invalid_argument(
                 f"Failed to process element: {index} of 'instances' list. JSON object: {echo(row)}"
                 f" keys must be equal to: {','.join(sorted(inputs))}"

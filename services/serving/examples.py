@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from services.serving.decode import from_base64, is_base64
+from services.serving.decode import c_string, from_base64, is_base64
 from services.serving.errors import invalid_argument
 from services.serving.json_echo import echo, type_name
 from services.serving.signature import Array
@@ -51,9 +51,11 @@ def decode_examples(document: dict[str, Any]) -> Array:
 def _example(value: Any) -> bytes:
     if not isinstance(value, dict):
         raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
+    # Of a feature that is there twice the last one counts, yet the first one may be what is wrong.
+    features = {c_string(name): _feature(c_string(name), content) for name, content in value.items()}
     entries = b"".join(
-        _field(1, _field(1, name.encode("utf-8", "surrogateescape")) + _field(2, _feature(name, content)))
-        for name, content in value.items()
+        _field(1, _field(1, name.encode("utf-8", "surrogateescape")) + _field(2, feature))
+        for name, feature in features.items()
     )
     return _field(1, entries)
 
@@ -63,15 +65,15 @@ def _feature(name: str, content: Any) -> bytes:
     kind: int | None = None
     values: list[Any] = []
     for element in content if isinstance(content, list) else [content]:
-        element_kind, value = _element(name, element)
+        element_kind = _kind(name, element)
         if kind not in (None, element_kind):
             raise invalid_argument(
                 f"Unexpected element type in feature: {name} expecting type: {_KIND_NAMES[kind]}"
             )
-        if element_kind == _INT64 and value > 2**63 - 1:
+        if element_kind == _INT64 and element > 2**63 - 1:
             raise invalid_argument(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
         kind = element_kind
-        values.append(value)
+        values.append(_bytes(element) if kind == _BYTES else element)
     if kind is None:
         return b""
     if kind == _BYTES:
@@ -84,18 +86,18 @@ def _feature(name: str, content: Any) -> bytes:
     return _field(kind, packed)
 
 
-def _element(name: str, element: Any) -> tuple[int, Any]:
-    if isinstance(element, bool):
-        return _INT64, int(element)
-    if isinstance(element, int):
-        return _INT64, element
+def _kind(name: str, element: Any) -> int:
+    if isinstance(element, int):  # true and false are 1 and 0
+        return _INT64
     if isinstance(element, float):
-        return _FLOAT, element
-    if isinstance(element, str):
-        return _BYTES, element.encode("utf-8", "surrogateescape")
-    if isinstance(element, dict) and is_base64(element):
-        return _BYTES, from_base64(element)
+        return _FLOAT
+    if isinstance(element, str) or (isinstance(element, dict) and is_base64(element)):
+        return _BYTES
     raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(element)}")
+
+
+def _bytes(element: str | dict[str, Any]) -> bytes:
+    return element.encode("utf-8", "surrogateescape") if isinstance(element, str) else from_base64(element)
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """TensorFlow Serving's gRPC methods: messages in, one call of the dataplane, messages out.
 
-Importing this imports the message classes, and with them TensorFlow; ``grpc_server`` does so once it is asked to.
+Importing this imports the message classes; ``grpc_server`` does so once it is asked to.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
-    predict_pb2,
-    regression_pb2,
-)
 
 from services.serving import messages
 from services.serving.config import models_of
 from services.serving.dataplane import Dataplane
 from services.serving.errors import CODES_BY_NUMBER, Code, ServingError, invalid_argument
 from services.serving.grpc_server import Method
+from services.serving.protos import without_tensorflow
 from services.serving.reload import Reload
 from services.serving.telemetry import Telemetry
 from services.serving.textproto import ConfigError
 from services.serving.trace import Trace
+
+with without_tensorflow():
+    from tensorflow_serving.apis import (
+        classification_pb2,
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        inference_pb2,
+        model_management_pb2,
+        predict_pb2,
+        regression_pb2,
+    )
 
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
@@ -117,7 +120,7 @@ class Methods:
                 " Only ModelConfigList is currently supported"
             )
         try:
-            models = models_of(request.config)
+            models = models_of(request.config, {one["name"] for one in self._dataplane.models()["models"]})
         except ConfigError as error:
             raise invalid_argument(str(error)) from None
         self._reload(models, timeout)

@@ -17,6 +17,7 @@ import grpc
 
 from services.serving.config import Tls
 from services.serving.errors import CODES_BY_NUMBER, Code, ServingError
+from services.serving.grpc_health import Health
 from services.serving.telemetry import Telemetry
 from services.serving.trace import Trace
 
@@ -30,10 +31,6 @@ _STATUS = {
     code: next(one for one in grpc.StatusCode if one.value[0] == number)
     for number, code in enumerate(CODES_BY_NUMBER)
 }
-_HEALTH = "/grpc.health.v1.Health/Check"
-_HEALTHY = ("", "ModelService", "PredictionService", "tensorflow.serving.ModelService",
-            "tensorflow.serving.PredictionService")  # fmt: skip
-_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
 class GrpcServer:
@@ -56,7 +53,7 @@ class GrpcServer:
         health: bool = False,
     ) -> None:
         self._telemetry = telemetry
-        self._health = health
+        self._health = Health() if health else None
         self._methods: Mapping[str, Method] = {}
         self._stopped = False
         self._lock = threading.Lock()
@@ -68,7 +65,7 @@ class GrpcServer:
             **dict(channel_arguments),
         }
         self._server = grpc.server(
-            self._pool, handlers=(_Handlers(self._find),), options=tuple(options.items())
+            self._pool, handlers=(_Handlers(self._find, self._health),), options=tuple(options.items())
         )
         self.ports: list[int] = []
         for address in addresses:
@@ -79,7 +76,7 @@ class GrpcServer:
                 raise OSError(f"can't listen on {address}: {error}") from None
 
     def _bind(self, address: str, tls: Tls | None) -> int:
-        if tls is None or address.startswith("unix:"):
+        if tls is None:
             return int(self._server.add_insecure_port(address))
         credentials = grpc.ssl_server_credentials(
             [(tls.server_key.encode(), tls.server_cert.encode())],
@@ -109,12 +106,12 @@ class GrpcServer:
         """Take no more calls; those that run have ``grace`` seconds (None: none). The event says all have ended."""
         with self._lock:
             self._stopped = True
+        if self._health is not None:
+            self._health.stop()
         event: threading.Event = self._server.stop(grace)
         return event
 
     def _find(self, name: str) -> Method | None:
-        if name == _HEALTH:
-            return _check_health if self._health else None
         method = self._methods.get(name)
         return None if method is None else self._measured(method)
 
@@ -139,12 +136,15 @@ class GrpcServer:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no type information
-    def __init__(self, find: Callable[[str], Method | None]) -> None:
+    def __init__(self, find: Callable[[str], Method | None], health: Health | None) -> None:
         self._find = find
+        self._health = health
 
     def service(self, handler_call_details: Any) -> Any:
         """gRPC's hook: the handler of a call, or None for UNIMPLEMENTED."""
         name: str = handler_call_details.method
+        if self._health is not None and (handler := self._health.handler(name)) is not None:
+            return handler
         method = self._find(name)
         if method is None:
             return None
@@ -164,14 +164,6 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no ty
                 return bytes(context.abort(_STATUS[error.code], _shortened(error.message)))  # abort() raises
 
         return grpc.unary_unary_rpc_method_handler(run)
-
-
-def _check_health(raw: bytes, _trace: Trace, _timeout: float) -> bytes:
-    # HealthCheckRequest has one text field, so its bytes are a tag, a length and the text.
-    service = raw[2:].decode("utf-8", "replace")
-    if service not in _HEALTHY:
-        raise ServingError(Code.NOT_FOUND, "unknown service")
-    return _SERVING
 
 
 def _shortened(message: str) -> str:

@@ -76,8 +76,9 @@ class Inference:
     ``timeout`` is in seconds; None means the server's own limit for a call, infinity none.
     """
 
-    def __init__(self, acquire: Acquire) -> None:
+    def __init__(self, acquire: Acquire, *, check_method_names: bool = False) -> None:
         self._acquire = acquire
+        self._check_method_names = check_method_names
 
     def predict(
         self, target: Target, name: str, tensors: Tensors, only: Sequence[str], trace: Trace, timeout: float
@@ -94,6 +95,8 @@ class Inference:
             if signature is None:
                 raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
             trace.signature = name
+            if self._check_method_names:
+                scoring.check_method_name(signature, "predict")
             found = _checked(signature, tensors)
             _check_filter(signature, only)
             inputs = _typed(signature, found)
@@ -113,6 +116,8 @@ class Inference:
         """
         with self._acquire(target.model, target.version, target.label) as lease:
             signature = _scoring_signature(lease, name, trace)
+            if self._check_method_names:
+                scoring.check_method_name(signature, "classify")
             scoring.check_classify(signature)
             examples = _counted(given, trace)
             with trace.running():
@@ -124,6 +129,8 @@ class Inference:
         """One number per example, and the version. See ``classify``."""
         with self._acquire(target.model, target.version, target.label) as lease:
             signature = _scoring_signature(lease, name, trace)
+            if self._check_method_names:
+                scoring.check_method_name(signature, "regress")
             scoring.check_regress(signature)
             examples = _counted(given, trace)
             with trace.running():
@@ -223,16 +230,23 @@ def _checked(signature: Signature, tensors: Tensors) -> dict[str, tuple[str, Arr
     """Each input's type and values, if their names are the signature's."""
     check_names(signature, tensors)
     found: dict[str, tuple[str, Array]] = {}
+    used: list[str] = []
     for alias, spec in signature.inputs.items():
         if alias in tensors:
             found[alias] = tensors[alias]
+            used.append(alias)
         elif alias in signature.defaults:
             found[alias] = signature.defaults[alias]
         else:
             raise invalid_argument(
-                f"Signature input alias: {alias}(feed name: {spec.name}) not found in request."
-                f" Inputs expected to be in the set {{{_listed(signature.inputs)}}}."
+                f"Signature input alias: {alias}(feed name: {spec.name}) not found in request and no default value"
+                f" provided. Inputs expected to be in the request {{{_listed(tensors)}}}, or default input alias set:"
+                f" {_listed(signature.defaults)}"
             )
+    if len(used) != len(tensors):
+        raise invalid_argument(
+            f"Inputs contains invalid name. Used request inputs: {_listed(used)}, request input: {_listed(tensors)}"
+        )
     return found
 
 

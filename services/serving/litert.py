@@ -1,8 +1,9 @@
 """A published version's LiteRT model beside its SavedModel: the same answers, an order of magnitude sooner.
 
 ``assets.extra/modelyard/litert.json`` says which signatures the file next to it has, and its SHA-256. It is used for
-the default signature, if on trial inputs it answers as the SavedModel does; for anything else (other shapes, NaN,
-errors, other signatures) the SavedModel answers as if it were alone.
+the default signature, if it answers as the SavedModel does; for anything else (other shapes, NaN, errors, other
+signatures) the SavedModel answers as if it were alone. That they agree is shown by the publisher's record in that file
+(``saved_model``: the SHA-256 of each file that was compared with), or else by trial inputs when the version is loaded.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ _RELATIVE, _ABSOLUTE = 1e-3, 1e-5
 _TRIAL_ROWS = (1, 3, 16)
 _TRIAL_RUNS, _TRIAL_SECONDS = 5, 0.2  # of one runtime and batch size: whichever ends first
 _MOST_ROWS = 256  # more is worth TensorFlow's several threads
+_MOST_ROWS_ALONE = 4096  # but not its loading; interpreters for more rows than 256 are not kept
 # Interpreters are kept per batch size, for re-planning one costs half a millisecond. Each holds its own weights.
 _KEPT_BYTES, _MOST_KEPT = 64 * 2**20, 16
 _QUICK_SECONDS = 0.002
+_QUICK_ROWS = 64
 
 
 class LitertSignature:
@@ -52,7 +55,7 @@ class LitertSignature:
     """
 
     def __init__(self, content: bytes, signature: Signature) -> None:
-        self._content = content
+        self.content = content
         (self.alias,) = signature.inputs
         self._inner = tuple(signature.inputs[self.alias].shape or ())[1:]
         interpreter = _interpreter(content)
@@ -71,6 +74,14 @@ class LitertSignature:
         self._idle: list[tuple[int, Any]] = []  # batch size and interpreter, the one used last at the end
         self.most_rows = _MOST_ROWS
         self._kept = max(1, min(_MOST_KEPT, _KEPT_BYTES // max(1, len(content))))
+
+    def alone(self) -> None:
+        """There is no TensorFlow beside it that might be sooner with large batches."""
+        self.most_rows = _MOST_ROWS_ALONE
+
+    def zeros(self) -> dict[str, Array]:
+        """One row of zeros, as inputs that fit."""
+        return {self.alias: np.zeros((1, *self._inner), np.float32)}
 
     def fits(self, inputs: Mapping[str, Array]) -> bool:
         """Whether these are values that LiteRT must answer as TensorFlow does."""
@@ -96,6 +107,8 @@ class LitertSignature:
         interpreter.set_tensor(self._input, array)
         interpreter.invoke()
         outputs = {alias: interpreter.get_tensor(index) for alias, index in self._outputs.items()}
+        if array.shape[0] > _MOST_ROWS:
+            return outputs
         with self._lock:  # one that has failed is not given back
             self._idle.append((array.shape[0], interpreter))
             if len(self._idle) > self._kept:
@@ -109,17 +122,30 @@ class LitertSignature:
                     return self._idle.pop(place)
             if len(self._idle) >= self._kept:
                 return self._idle.pop(0)
-        return 0, _interpreter(self._content)
+        return 0, _interpreter(self.content)
 
 
 class LitertServable(WrappedServable):
     """A ``Servable`` whose default signature runs on LiteRT wherever that is right."""
 
-    def __init__(self, inner: Servable, litert: LitertSignature, *, quick: bool) -> None:
+    def __init__(
+        self, inner: Servable, litert: LitertSignature, *, quick: bool, ready: frozenset[str] | None = None
+    ) -> None:
         super().__init__(inner)
+        # The signatures that can be run without loading anything; None: all of them.
+        self.ready = ready
         self._litert = litert
         self.block = block_of(inner.signatures[DEFAULT_SIGNATURE])
         self.quick = quick  # a small batch takes less time than handing it to another thread is worth
+
+    def is_quick(self, signature: Signature, inputs: Mapping[str, Array]) -> bool:
+        """Whether this call takes LiteRT and little time: it may run on the thread that serves all connections."""
+        return (
+            self.quick
+            and signature.name == DEFAULT_SIGNATURE
+            and inputs[self._litert.alias].shape[:1] <= (_QUICK_ROWS,)
+            and self._litert.fits(inputs)
+        )
 
     def run(
         self,
@@ -137,15 +163,30 @@ class LitertServable(WrappedServable):
                 log.warning("LiteRT gave up, TensorFlow answers: %s", error)
             else:
                 return {alias: outputs[alias] for alias in only} if only else outputs
-        return self._inner.run(signature, inputs, timeout=timeout, only=only)
+        return self.inner.run(signature, inputs, timeout=timeout, only=only)
+
+    def run_fitting(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
+        """The default signature's outputs for inputs that ``is_quick`` has looked at; None: LiteRT gave up."""
+        try:
+            return self._litert.run(inputs)
+        except (RuntimeError, ValueError) as error:
+            log.warning("LiteRT gave up: %s", error)
+            return None
+
+    @property
+    def model(self) -> LitertSignature:
+        """What answers the default signature."""
+        return self._litert
 
     def close(self) -> None:
         """Give the memory back."""
-        self._inner.close()
+        self.inner.close()
 
 
 def with_litert(servable: Servable, path: str) -> Servable:
     """``servable`` with the LiteRT model of its folder ``path`` in front, if there is one and it agrees."""
+    if isinstance(servable, LitertServable):
+        return servable
     signature = servable.signatures.get(DEFAULT_SIGNATURE)
     try:
         content = _read(path)
@@ -166,13 +207,57 @@ def with_litert(servable: Servable, path: str) -> Servable:
     return LitertServable(servable, litert, quick=seconds < _QUICK_SECONDS)
 
 
-def _read(path: str) -> bytes | None:
-    folder = os.path.join(path, _FOLDER)
+def published(path: str) -> bool:
+    """Whether the version in folder ``path`` has a LiteRT model beside it."""
+    return os.path.exists(os.path.join(path, _FOLDER, "litert.json"))
+
+
+def verified(path: str) -> bytes | None:
+    """The LiteRT model of the version in folder ``path`` that the publisher compared with the SavedModel as it is now.
+
+    None: no record, or files that are not those of the record.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: a record that is none.
+    """
+    notes = _notes(path)
+    recorded = (notes or {}).get("saved_model")
+    if not isinstance(recorded, dict) or "saved_model.pb" not in recorded:
+        return None
+    variables = os.path.join(path, "variables")
+    found = {"saved_model.pb"}
+    if os.path.isdir(variables):
+        found.update(f"variables/{name}" for name in os.listdir(variables))
+    if found != set(recorded) or any(_sha256(os.path.join(path, name)) != recorded[name] for name in found):
+        return None
+    return _read(path)
+
+
+def seconds_a_row(litert: LitertSignature) -> float:
+    """The time of one row of zeros."""
+    return _timed(partial(litert.run, litert.zeros()))[1]
+
+
+def _sha256(file: str) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _notes(path: str) -> dict[str, Any] | None:
     try:
-        with open(os.path.join(folder, "litert.json"), "rb") as file:
-            described = json.load(file)["signatures"].get(DEFAULT_SIGNATURE)
+        with open(os.path.join(path, _FOLDER, "litert.json"), "rb") as file:
+            notes = json.load(file)
     except FileNotFoundError:
         return None
+    if not isinstance(notes, dict):
+        raise TypeError("litert.json holds no object")
+    return notes
+
+
+def _read(path: str) -> bytes | None:
+    folder = os.path.join(path, _FOLDER)
+    notes = _notes(path)
+    described = None if notes is None else notes["signatures"].get(DEFAULT_SIGNATURE)
     if described is None:
         return None
     name = os.path.normpath(str(described["file"]))
@@ -238,8 +323,8 @@ def _timed(call: Callable[[], dict[str, Array]]) -> tuple[dict[str, Array], floa
 
 
 def _is_finite(array: Array) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(float(array.sum()))  # a sum that overflows says no as well, which does no harm
+    # a sum that overflows says no as well, which does no harm
+    return math.isfinite(np.vdot(array, array))
 
 
 def _interpreter(content: bytes) -> Any:

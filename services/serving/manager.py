@@ -49,18 +49,27 @@ class VersionStatus:
 class ModelManager:
     """All versions of all models.
 
-    Any thread may call any method. ``want`` and ``acquire`` never wait for a load or a request.
+    Any thread may call any method. ``want`` and ``acquire`` never wait for a load or a request. ``on_table`` is told
+    how requests for a model are answered from now on, before anybody can see it in the statuses.
     """
 
     def __init__(
-        self, load: Callable[[str], Servable], *, retry: RetryRule | None = None, load_threads: int = 2
+        self,
+        load: Callable[[str], Servable],
+        *,
+        retry: RetryRule | None = None,
+        load_threads: int = 2,
+        on_table: Callable[[str, Table], None] | None = None,
     ) -> None:
         self._load = load
         self._retry = retry or RetryRule()
+        self._on_table = on_table
         self._lock = threading.Lock()  # guards the three tables below and every harness's state
         self._harnesses: dict[str, dict[int, Harness]] = {}
         self._wanted: dict[str, Mapping[int, str]] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
+        self._waiting: list[Harness] = []  # for a thread of the pool to load them
+        self._missed: dict[str, float] = {}  # when a model was last asked for in vain
         # Read by requests without the lock: replaced as a whole, never changed.
         self._tables: Mapping[str, Table] = {}
         self._wake = threading.Event()
@@ -99,6 +108,7 @@ class ModelManager:
         with self._lock:
             self._wanted.pop(model, None)
             self._labels.pop(model, None)
+            self._missed.pop(model, None)
         self._wake.set()
 
     # What is there ---------------------------------------------------------------------------------
@@ -120,6 +130,8 @@ class ModelManager:
             asked = version if version is not None else (table.latest if table else None)
             harness = table.versions.get(asked) if table and asked is not None else None
             if harness is None:
+                if model in self._wanted:
+                    self._missed[model] = time.monotonic()
                 request = f"Latest({model})" if version is None else f"Specific({model}, {version})"
                 raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
             if harness.acquire():
@@ -187,6 +199,19 @@ class ModelManager:
                 if versions
             }
 
+    def pending(self) -> set[str]:
+        """The models with a wanted version that has neither been loaded nor failed yet."""
+        with self._lock:
+            return {
+                model
+                for model, versions in self._wanted.items()
+                if any(self._is_pending(model, version) for version in versions)
+            }
+
+    def _is_pending(self, model: str, version: int) -> bool:
+        harness = self._harnesses.get(model, {}).get(version)
+        return harness is None or (harness.state in (State.START, State.LOADING) and harness.error is None)
+
     def _has_failed(self, model: str, version: int) -> bool:
         harness = self._harnesses.get(model, {}).get(version)
         return harness is not None and harness.error is not None
@@ -201,7 +226,9 @@ class ModelManager:
             pause = _RECHECK_SECONDS
             try:
                 with self._lock:
-                    actions = [self._advance(model) for model in {*self._wanted, *self._harnesses}]
+                    actions = [
+                        self._advance(model) for model in dict.fromkeys((*self._wanted, *self._harnesses))
+                    ]
                     failing = [
                         one for table in self._harnesses.values() for one in table.values() if one.tried
                     ]
@@ -285,7 +312,23 @@ class ModelManager:
         harness.tried = ()
         if harness.state is not State.LOADING:
             self._move(harness, State.LOADING)
-        self._submit(self._attempt, harness)
+        if not self._stopping:
+            self._waiting.append(harness)
+            self._pool.submit(self._attempt_next)
+
+    def _attempt_next(self) -> None:
+        with self._lock:
+            harness = max(self._waiting, key=self._need)
+            self._waiting.remove(harness)
+        self._attempt(harness)
+
+    def _need(self, harness: Harness) -> tuple[float, bool]:
+        """What is loaded first: models asked for lately, then versions with a label, then first come.
+
+        After a restart all models wait at once, and callers are there already.
+        """
+        labelled = harness.version in self._labels.get(harness.model, {}).values()
+        return self._missed.get(harness.model, 0.0), labelled
 
     def _attempt(self, harness: Harness) -> None:
         began = time.monotonic()
@@ -361,7 +404,7 @@ class ModelManager:
             # answered with "not found", as in TensorFlow Serving.
             kept = version not in available and old.get(label) in available
             labels[label] = old[label] if kept else version
-        self._tables = {
-            **self._tables,
-            model: Table(available, max(available, default=None), labels),
-        }
+        table = Table(available, max(available, default=None), labels)
+        self._tables = {**self._tables, model: table}
+        if self._on_table is not None:
+            self._on_table(model, table)

@@ -1,6 +1,6 @@
 """TensorFlow Serving's request messages to calls of ``Inference``, and the results to its response messages.
 
-For gRPC and for warm-up records. Importing this imports the message classes, and with them TensorFlow.
+For gRPC and for warm-up records.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
-    model_pb2,
-    predict_pb2,
-    regression_pb2,
-)
 
 from services.serving.errors import Code, ServingError, invalid_argument
 from services.serving.inference import Inference, Target, Task
+from services.serving.protos import without_tensorflow
 from services.serving.scoring import Classes
 from services.serving.signature import Array
 from services.serving.tensors import fill_proto, to_array
 from services.serving.trace import Trace
+
+with without_tensorflow():
+    from tensorflow_serving.apis import (
+        classification_pb2,
+        inference_pb2,
+        model_pb2,
+        predict_pb2,
+        regression_pb2,
+    )
 
 
 def target_of(request: Any, *, nameless: bool = False) -> Target:

@@ -65,12 +65,24 @@ class Histogram:
     def observe(self, labels: Labels, value: float) -> None:
         """Note one observation."""
         with self._lock:
-            series = self._values.pop(labels, None) or ([0] * (len(self._bounds) + 1), [0.0])
-            self._values[labels] = series
-            if len(self._values) > _MOST_SERIES:
-                del self._values[next(iter(self._values))]
+            series = self._series(labels)
             series[0][bisect_left(self._bounds, value)] += 1
             series[1][0] += value
+
+    def add(self, labels: Labels, counts: Sequence[int], total: float) -> None:
+        """Note many observations: how many fell into each bucket, the one without a bound included, and their sum."""
+        with self._lock:
+            series = self._series(labels)
+            for index, count in enumerate(counts):
+                series[0][index] += count
+            series[1][0] += total
+
+    def _series(self, labels: Labels) -> tuple[list[int], list[float]]:
+        series = self._values.pop(labels, None) or ([0] * (len(self._bounds) + 1), [0.0])
+        self._values[labels] = series
+        if len(self._values) > _MOST_SERIES:
+            del self._values[next(iter(self._values))]
+        return series
 
     def render(self) -> list[str]:
         """Lines of the text form."""
@@ -79,7 +91,7 @@ class Histogram:
         lines = [f"# TYPE {self.name} histogram"]
         for labels, counts, total in values:
             below = 0
-            for bound, count in zip([*map(_number, self._bounds), "+Inf"], counts, strict=True):
+            for bound, count in zip([*(f"{one:g}" for one in self._bounds), "+Inf"], counts, strict=True):
                 below += count
                 braces = _braces((*self._labels, "le"), (*labels, bound))
                 lines.append(f"{self.name}_bucket{braces} {below}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,32 +16,34 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from services.serving.channel import AVAILABLE
+from services.serving.config import local_path
 from services.serving.labels import LabelRule
 
 # TensorFlow Serving's flags that ask for something not done here, with the values that ask for nothing.
 _NOT_DONE: Mapping[str, tuple[str, ...]] = {
     "platform_config_file": ("",),
-    "prefer_tflite_model": ("false",),
-    "mixed_precision": ("",),
-    "enable_profiler": ("false",),
-    "enable_signature_method_name_check": ("false",),
     "thread_pool_factory_config_file": ("",),
-    "xla_cpu_compilation_enabled": ("false",),
-    "xla_gpu_compilation_enabled": ("false",),
     "use_alts_credentials": ("false",),
     "skip_initialize_tpu": ("false", "true"),  # there is none
 }
-# Those that change nothing here, whatever their value: unloading never holds up loading, files are read once, ...
+# Those that change no answer here, whatever their value: unloading never holds up loading, files are read once,
+# functions that ask for XLA are compiled anyway, there is no profiler, ...
 _WITHOUT_EFFECT = (
+    "enable_profiler",
+    "xla_cpu_compilation_enabled",
+    "xla_gpu_compilation_enabled",
     "num_unload_threads",
     "flush_filesystem_caches",
     "remove_unused_fields_from_bundle_metagraph",
+    "prefer_tflite_model",  # a wish, which the SavedModel beside that file fulfils as well
     "num_tflite_interpreters_per_pool",
     "num_tflite_pools",
 )
 _GRPC_PORT = 8500
 _REST_PORT = 8501
 _BATCHING_THREADS = 64
+_MOST_PROCESSES = 4
 _THREADS = 16  # fewer could not gather a batch
 
 
@@ -68,6 +71,7 @@ class Options:
 
     host: str
     reuse_port: bool
+    processes: int  # beside this one, for predictions on LiteRT
     port: int | None  # REST's; 0: a free one; None: no REST
     model_name: str
     model_base_path: str
@@ -90,10 +94,13 @@ class Options:
     saved_model_tags: tuple[str, ...]
     session_config_file: Path | None
     gpu_memory_fraction: float
+    bfloat16: bool
     batching: bool
     batching_file: Path | None
     per_model_batching: bool
     label_rule: LabelRule
+    load_ahead: bool
+    check_method_names: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +111,11 @@ class _Parser(argparse.ArgumentParser):
 def parse_options(arguments: Sequence[str]) -> Options:
     """Read the flags; ends the program with code 2 and a sentence if they can't be used."""
     parser = _build_parser()
-    given = parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown and given.models_dir is not None:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for argument in unknown:  # tensorflow_model_server starts all the same
+        sys.stderr.write(f"unknown argument: {argument}\n")
     for flag, harmless in _NOT_DONE.items():
         value = getattr(given, flag)
         if value is not None and value.lower() not in (
@@ -112,8 +123,10 @@ def parse_options(arguments: Sequence[str]) -> Options:
             *(("0", "no") if "false" in harmless else ()),
         ):
             parser.error(f"--{flag} is not supported by this server; leave it out or use tensorflow/serving")
-    if given.tensorflow_session_parallelism and (
-        given.tensorflow_intra_op_parallelism or given.tensorflow_inter_op_parallelism
+    if (
+        given.tensorflow_session_parallelism > 0
+        and given.tensorflow_intra_op_parallelism > 0
+        and given.tensorflow_inter_op_parallelism > 0
     ):
         parser.error(
             "--tensorflow_session_parallelism stands for the intra and inter flags: give it, or them"
@@ -124,16 +137,18 @@ def parse_options(arguments: Sequence[str]) -> Options:
         parser.error("nothing to listen on: give --rest_api_port, --port or --grpc_socket_path")
     if given.models_dir is None and given.model_config_file is None and not given.model_base_path:
         parser.error("nothing to serve: give --models_dir, --model_base_path or --model_config_file")
-    if given.model_base_path and not os.path.isabs(given.model_base_path):
+    if given.model_base_path and not os.path.isabs(local_path(given.model_base_path)):
         parser.error(f"--model_base_path must be absolute, not {given.model_base_path!r}")
     poll = given.file_system_poll_wait_seconds
+    intra_op_threads, inter_op_threads = _op_threads(given)
     cores = os.cpu_count() or 1
     return Options(
         host=given.rest_api_host,
         port=_rest_port(given),
         reuse_port=given.rest_api_reuse_port,
+        processes=_processes(given, cores),
         model_name=given.model_name,
-        model_base_path=given.model_base_path,
+        model_base_path=local_path(given.model_base_path),
         model_config_file=given.model_config_file,
         config_poll_seconds=given.model_config_file_poll_wait_seconds,
         models_dir=given.models_dir,
@@ -147,8 +162,8 @@ def parse_options(arguments: Sequence[str]) -> Options:
         threads=given.rest_api_num_threads
         or (_BATCHING_THREADS if given.enable_batching else max(_THREADS, 4 * cores)),
         cors=given.rest_api_enable_cors_support,
-        intra_op_threads=given.tensorflow_intra_op_parallelism or given.tensorflow_session_parallelism,
-        inter_op_threads=given.tensorflow_inter_op_parallelism or given.tensorflow_session_parallelism,
+        intra_op_threads=intra_op_threads,
+        inter_op_threads=inter_op_threads,
         warmup_iterations=max(1, given.num_request_iterations_for_warmup) if given.enable_model_warmup else 0,
         monitoring_config_file=given.monitoring_config_file,
         request_log=given.request_log,
@@ -156,11 +171,31 @@ def parse_options(arguments: Sequence[str]) -> Options:
         saved_model_tags=tuple(tag for tag in given.saved_model_tags.split(",") if tag) or ("serve",),
         session_config_file=given.tensorflow_session_config_file,
         gpu_memory_fraction=given.per_process_gpu_memory_fraction,
+        bfloat16=given.mixed_precision == "bfloat16",
         batching=given.enable_batching,
         batching_file=given.batching_parameters_file,
         per_model_batching=given.enable_per_model_batching_parameters,
         label_rule=_label_rule(given),
+        load_ahead=given.load_tensorflow_ahead,
+        check_method_names=given.enable_signature_method_name_check,
     )
+
+
+def _processes(given: argparse.Namespace, cores: int) -> int:
+    # With these each request must be seen in one place; and who starts several servers has said how many.
+    if not AVAILABLE or given.enable_batching or given.enable_signature_method_name_check:
+        return 0
+    asked: int | None = given.rest_api_processes
+    if asked is not None:
+        return max(0, asked)
+    return 0 if given.rest_api_reuse_port or cores == 1 else min(cores, _MOST_PROCESSES)
+
+
+def _op_threads(given: argparse.Namespace) -> tuple[int, int]:
+    """Within an operation, and operations at one time; one of the two flags is enough to make the third unheard."""
+    intra, inter = given.tensorflow_intra_op_parallelism, given.tensorflow_inter_op_parallelism
+    both = given.tensorflow_session_parallelism
+    return (max(0, intra), max(0, inter)) if intra > 0 or inter > 0 else (max(0, both), max(0, both))
 
 
 def _rest_port(given: argparse.Namespace) -> int | None:
@@ -255,6 +290,12 @@ def _build_parser() -> argparse.ArgumentParser:
         " --models_dir)",
     )
     flag("--rest_api_reuse_port", help="let several of these servers listen on one REST port")
+    add(
+        "--rest_api_processes",
+        type=int,
+        help="processes beside this one for predictions on LiteRT; 0: none (default: one a core, at most"
+        f" {_MOST_PROCESSES}; none with --rest_api_reuse_port, batching or checked method names)",
+    )
     add("--rest_api_host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--model_name", default="default", help="name of the one model at --model_base_path")
     add("--model_base_path", default="", help="folder that holds the version folders of the one model")
@@ -285,6 +326,10 @@ def _build_parser() -> argparse.ArgumentParser:
         type=_path,
         help="text proto MonitoringConfig: Prometheus' metrics and their path (default: no metrics)",
     )
+    flag(
+        "--load_tensorflow_ahead",
+        help="load it behind versions that LiteRT answers for, rather than at the first request that needs it",
+    )
     add("--request_log", type=_path, help="append one JSON line per request to this file")
     add(
         "--port",
@@ -307,10 +352,15 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--tensorflow_session_parallelism", type=int, default=0, help="both of the two flags above at once")
     add("--tensorflow_session_config_file", type=_path, help="text proto ConfigProto for sessions")
     add("--per_process_gpu_memory_fraction", type=float, default=0, help="0: TensorFlow decides")
+    add("--mixed_precision", default="", help="bfloat16: let oneDNN compute in it where it can")
     flag("--enable_batching", help="run requests that arrive together as one")
     flag(
         "--enable_per_model_batching_parameters",
         help="batch the versions whose folder has a batching_params.pbtxt, by that",
+    )
+    flag(
+        "--enable_signature_method_name_check",
+        help="refuse signatures that were exported for another method than the one asked",
     )
     add("--batching_parameters_file", type=_path, help="text proto BatchingParameters")
     flag(

@@ -7,19 +7,25 @@ in a small thread pool, so that health checks and status are answered during lon
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 
-from services.serving.dataplane import Answer, Dataplane
+from services.serving.dataplane import Dataplane
 from services.serving.errors import Code, ServingError, invalid_argument
+from services.serving.first_loads import FirstLoads
 from services.serving.json_echo import quote
+from services.serving.npy import NPY
+from services.serving.packing import PACKED, WORTH_PACKING, pack, takes_gzip
+from services.serving.plain_predict import Answer
+from services.serving.quick import JSON_TYPE, NPY_TYPE, QuickPredictions
 from services.serving.routes import Route, VersionTooLarge, parse_route
 from services.serving.telemetry import Telemetry
 from services.serving.trace import Trace
@@ -51,13 +57,16 @@ HTTP_STATUS: Mapping[Code, int] = {
     Code.UNAUTHENTICATED: 401,
 }
 _INFLATED_LIMIT = 100 * 2**20
-_CORS: Headers = [
+CORS: Headers = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"POST, GET"),
     (b"access-control-allow-headers", b"Content-Type"),
 ]
-# libevent's page, as TensorFlow Serving's HTTP library sends it.
-_HTML_404 = b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
+# libevent's pages, as TensorFlow Serving's HTTP library sends them.
+_PAGE = "<HTML><HEAD>\n<TITLE>{} {}</TITLE>\n</HEAD><BODY>\n<H1>{}</H1>\n</BODY></HTML>\n"
+_HTML = (b"content-type", b"text/html")
+# Those that the library knows; others don't reach TensorFlow Serving.
+_METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _ORIGIN = re.compile(rb"https?://")
 
 
@@ -66,7 +75,7 @@ class RestApp:
 
     ``is_ready`` says whether the models on disk have been looked for; ``/readyz`` also waits for their first loads.
     ``metrics_path`` is where the metrics are; None: nowhere. ``as_tensorflow_serving``: ``GET /v1/models`` is an
-    error, as there; ``/models`` lists the models in any case.
+    error, as there; ``/models`` lists the models in any case. ``first_loads``: what requests wait for at the start.
     """
 
     def __init__(
@@ -79,13 +88,21 @@ class RestApp:
         telemetry: Telemetry | None = None,
         metrics_path: str | None = None,
         as_tensorflow_serving: bool = False,
+        first_loads: FirstLoads | None = None,
     ) -> None:
         self._dataplane = dataplane
         self._telemetry = telemetry or Telemetry()
         self._metrics_path = metrics_path
         self._is_ready = is_ready
+        self._first_loads = first_loads
         self._as_tensorflow_serving = as_tensorflow_serving
-        self._cors = _CORS if cors else []
+        self._cors = CORS if cors else []
+        # For the connections: what needs no more than this is answered without coming here.
+        self.quick = (
+            None
+            if dataplane.plain is None
+            else QuickPredictions(dataplane.plain, self._telemetry, self._cors)
+        )
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="predict")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,17 +113,19 @@ class RestApp:
         if scope["query_string"]:
             path += "?" + scope["query_string"].decode("latin-1")
         method: str = scope["method"]
-        if path[:4].lower() == "/v1/":
+        if method not in _METHODS:
+            await _respond(send, 501, _page(HTTPStatus.NOT_IMPLEMENTED), [_HTML])
+        elif path[:4].lower() == "/v1/":
             await self._v1(method, path, scope["headers"], receive, send)
         elif path == "/models" and method in ("GET", "HEAD"):
-            await _respond(send, 200, _indented(self._dataplane.models()), [_JSON])
+            await _respond(send, 200, _indented(self._dataplane.models()), [JSON_TYPE, _ACCEPT_POST])
         elif path in ("/healthz", "/readyz") and method in ("GET", "HEAD"):
             status, body = (200, {"status": "ok"}) if path == "/healthz" else self._readiness()
-            await _respond(send, status, orjson.dumps(body), [_JSON])
+            await _respond(send, status, orjson.dumps(body), [JSON_TYPE, _ACCEPT_POST])
         elif self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
             await self._metrics(path, send)
         else:
-            await _respond(send, 404, _HTML_404, [(b"content-type", b"text/html")])
+            await _respond(send, 404, _page(HTTPStatus.NOT_FOUND), [_HTML])
 
     def _readiness(self) -> tuple[int, dict[str, Any]]:
         settled = dict(self._dataplane.settled())
@@ -121,7 +140,7 @@ class RestApp:
             return
         request_id = next((value for name, value in headers if name == b"x-request-id"), b"")
         trace = Trace("REST", "", request_id=request_id.decode("latin-1"))
-        own = [_JSON, *self._cors]
+        own = [JSON_TYPE, *self._cors]
         if request_id:
             own.append((b"x-request-id", request_id))
         code, answer = Code.OK, b""
@@ -130,6 +149,10 @@ class RestApp:
             answer = await self._answer(method, path, headers, receive, trace)
             if trace.api in _POOLED:
                 own.append((b"x-model-version", b"%d" % (trace.version or 0)))
+                if trace.binary:
+                    own[0] = NPY_TYPE
+            else:
+                own.append(_ACCEPT_POST)
         except VersionTooLarge:
             status, code = 400, Code.INVALID_ARGUMENT
         except ServingError as error:
@@ -137,9 +160,9 @@ class RestApp:
         except Exception as error:
             log.exception("%s %s failed", method, path)
             status, code, answer = 500, Code.INTERNAL, _error_body(f"{type(error).__name__}: {error}")
-        if len(answer) >= _WORTH_PACKING and _takes_gzip(headers):
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, _pack, answer)
-            own += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+        if len(answer) >= WORTH_PACKING and takes_gzip(headers):
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, pack, answer)
+            own += PACKED
         # Before the answer goes out, so that whoever has it finds it counted.
         self._telemetry.finish(trace, code, len(answer))
         await _respond(send, status, answer, own)
@@ -147,18 +170,30 @@ class RestApp:
     async def _answer(
         self, method: str, path: str, headers: Headers, receive: Receive, trace: Trace
     ) -> bytes:
+        as_npy = _header(headers, b"content-type").partition(b";")[0].strip().lower() == NPY
+        path, _, query = path.partition("?") if as_npy else (path, "", "")
         route = parse_route(method, path)
         trace.api, trace.model = route.verb, route.target.model
+        if self._first_loads is not None and not self._first_loads.over(trace.model):
+            await self._first_loads.wait(trace.model)
         if route.verb not in _POOLED:
             return self._look_up(route)
         body = await _read(receive)
         trace.request_bytes = len(body)
-        if route.verb == "predict" and len(body) <= _QUICK_BYTES and not _is_gzip(headers):
-            # A hop to another thread would cost more than such a call.
-            answer = self._dataplane.predict_quickly(route.target, body, trace)
-            if answer is not None:
-                return answer.body
+        if as_npy and route.verb == "predict":
+            return await self._npy(route, body, query, headers, trace)
         return (await self._in_pool(route, body, headers, trace)).body
+
+    async def _npy(self, route: Route, body: bytes, query: str, headers: Headers, trace: Trace) -> bytes:
+        """A predict request in binary: an answer of that kind too, if it is asked for."""
+        accepted = NPY in _header(headers, b"accept")
+        call = partial(self._dataplane.npy, route.target, query=query, trace=trace, as_npy=accepted)
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._pool, lambda: call(body=_inflate(body, headers)))
+        assert answer is not None  # noqa: S101 - only a quick call may have none
+        if accepted:
+            trace.binary = True
+        return answer.body
 
     async def _metrics(self, path: str, send: Send) -> None:
         if path != self._metrics_path:  # it has a query
@@ -187,19 +222,24 @@ class RestApp:
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
 
+    def stop_waiting(self) -> None:
+        """Let requests that wait for a model's first load go on: the server ends."""
+        if self._first_loads is not None:
+            self._first_loads.stop()
+
     def close(self) -> None:
         """Start no more predictions; those that run are not waited for (the HTTP server has done that)."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-# Smaller answers go out sooner as they are.
-_WORTH_PACKING = 16 * 2**10
-_ZERO = re.compile(rb"q=0(\.0*)?")
-# A body of this size is read and answered in a millisecond or two, sooner than with a hop to another thread.
-_QUICK_BYTES = 2**20
-_JSON = (b"content-type", b"application/json")
+# What predict requests may be made of (the header's own meaning), said where a client looks before it sends one.
+_ACCEPT_POST = (b"accept-post", b"application/json, " + NPY)
 _TEXT = (b"content-type", b"text/plain")
 _POOLED = frozenset({"predict", "classify", "regress"})
+
+
+def _page(status: HTTPStatus) -> bytes:
+    return _PAGE.format(status.value, status.phrase, status.phrase).encode()
 
 
 def _indented(value: dict[str, Any]) -> bytes:
@@ -221,19 +261,8 @@ async def _read(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _takes_gzip(headers: Headers) -> bool:
-    """Whether ``Accept-Encoding`` names gzip, and doesn't do so to exclude it."""
-    for name, value in headers:
-        if name == b"accept-encoding":
-            for coding in value.lower().split(b","):
-                kind, _, weight = coding.partition(b";")
-                if kind.strip() == b"gzip":
-                    return _ZERO.fullmatch(weight.strip()) is None
-    return False
-
-
-def _pack(body: bytes) -> bytes:
-    return gzip.compress(body, compresslevel=1, mtime=0)
+def _header(headers: Headers, wanted: bytes) -> bytes:
+    return next((value for name, value in headers if name == wanted), b"")
 
 
 def _is_gzip(headers: Headers) -> bool:

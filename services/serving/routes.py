@@ -14,6 +14,8 @@ _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(rf"/v1/models/(?P<model>[^/:]+){_WHICH}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
 _GET = re.compile(rf"/v1/models(?:/(?P<model>[^/:]+))?{_WHICH}(?:/(?P<verb>metadata))?", re.IGNORECASE)
 _LIST = re.compile(r"/v1/models", re.IGNORECASE)
+# What a URI may be made of (RFC 3986); TensorFlow Serving's HTTP library refuses others.
+_URI = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*")
 _LARGEST = 2**63 - 1
 
 
@@ -37,6 +39,8 @@ def parse_route(method: str, path: str) -> Route:
         VersionTooLarge: for a version number beyond int64.
     """
     malformed = invalid_argument(f"Malformed request: {method} {path}")
+    if _URI.fullmatch(path) is None:
+        raise malformed
     if method == "GET" and _LIST.fullmatch(path):
         return Route("list", Target(""))
     match = {"POST": _POST, "GET": _GET}[method].fullmatch(path) if method in ("POST", "GET") else None

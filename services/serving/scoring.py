@@ -1,22 +1,25 @@
 """Classify and regress: which signatures can, and what their outputs mean.
 
 TensorFlow Serving does not check the signature's ``method_name`` by default (TensorFlow 2 exports all say
-"predict"), so neither is it checked here.
+"predict"), so neither is it checked here, but by the flag that asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from services.serving.encode import format_floats
-from services.serving.errors import ServingError, invalid_argument
+from services.serving.errors import Code, ServingError, invalid_argument
 from services.serving.json_echo import quote
 from services.serving.signature import Array, Servable, Signature
+from services.serving.tensors import type_of
 
 _INPUTS = "inputs"
+_METHODS = {name: f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress")}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,25 @@ def check_regress(signature: Signature) -> None:
     _require_input(signature, "regression", most_outputs=1)
     if "outputs" not in signature.outputs:
         raise invalid_argument(f"No regression outputs found in SignatureDef: {signature.name}")
+
+
+def check_method_name(signature: Signature, method: Literal["predict", "classify", "regress"]) -> None:
+    """Whether ``signature`` was exported for ``method``: --enable_signature_method_name_check.
+
+    Raises:
+        ServingError: it was not; INTERNAL for predict, else INVALID_ARGUMENT, as in TensorFlow Serving.
+    """
+    was = signature.method_name
+    if method == "predict":
+        if was not in _METHODS.values():
+            raise ServingError(
+                Code.INTERNAL,
+                f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS.values())}}}."
+                f" Was: {was}",
+            )
+    elif was != _METHODS[method]:
+        kind = {"classify": "classification", "regress": "regression"}[method]
+        raise invalid_argument(f"Expected {kind} signature method_name to be {_METHODS[method]}. Was: {was}")
 
 
 def classify(
@@ -88,7 +110,7 @@ def regress(servable: Servable, signature: Signature, examples: Array, timeout: 
             f"Input batch size did not match output batch size: {len(examples)} vs. {values.shape[0]}"
         )
     if values.dtype != np.float32:
-        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype.name}")
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {_type_name(values)}")
     return values.ravel()
 
 
@@ -145,11 +167,16 @@ def _check_output(name: str, array: Array, dtype: str, examples: int) -> None:
     if array.ndim != 2:
         error = invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
     elif (array.dtype != np.float32) if dtype == "float" else (array.dtype.kind not in "OS"):
-        error = invalid_argument(f"Expected {name} Tensor of DT_{dtype.upper()}. Got: {array.dtype.name}")
+        error = invalid_argument(f"Expected {name} Tensor of DT_{dtype.upper()}. Got: {_type_name(array)}")
     elif array.shape[0] != examples:
         error = invalid_argument(f"Expected {name} output batch size of {examples}. Got: {array.shape[0]}")
     if error is not None:
         raise error
+
+
+def _type_name(array: Array) -> str:
+    """TensorFlow's name of a type: DT_DOUBLE, DT_STRING, ..."""
+    return f"DT_{type_of(array).upper()}"
 
 
 def _shape(array: Array) -> str:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
-
-import uvicorn
 
 from services.serving.adaptive import AdaptiveServable, batchable
 from services.serving.batching import BatchedServable, Scheduler
@@ -28,14 +23,19 @@ from services.serving.config import (
 )
 from services.serving.dataplane import Dataplane
 from services.serving.errors import Code, ServingError
+from services.serving.first_loads import FirstLoads
+from services.serving.fronts import Fronts
 from services.serving.labels import CheckLabels, check_labels
-from services.serving.litert import with_litert
-from services.serving.loader import LoaderOptions, SavedModel, import_tensorflow, load_saved_model
+from services.serving.lazy import litert_first, rest_of
+from services.serving.listening import listen, serve
+from services.serving.litert import LitertServable, with_litert
+from services.serving.loader import LoaderOptions, SavedModel, load_saved_model
 from services.serving.manager import ModelManager, RetryRule
 from services.serving.options import Options, parse_options
+from services.serving.plain import compiled
 from services.serving.preparation import Step, prepared
 from services.serving.reload import Reload, reload_models
-from services.serving.rest import RestApp
+from services.serving.rest import CORS, RestApp
 from services.serving.signature import Servable
 from services.serving.source import ModelsFolder
 from services.serving.telemetry import RequestLog, Telemetry
@@ -70,11 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loader_options = _loader_options(options)
         wrap = _batching(options)
         grpc_server = _grpc_server(options, telemetry)
-        manager = _manager(options, telemetry, loader_options, wrap)
+        fronts = _fronts(options, telemetry)
+        manager = _manager(options, telemetry, loader_options, wrap, fronts)
         check = partial(check_labels, manager=manager, rule=options.label_rule)
         catalog = _catalog(options, check)
         listener = (
-            None if options.port is None else _listen(options.host, options.port, shared=options.reuse_port)
+            None if options.port is None else listen(options.host, options.port, shared=options.reuse_port)
         )
     except ConfigError as error:
         log.error("%s", error)
@@ -83,7 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     watcher = Watcher(catalog, manager, options.poll_seconds)
-    dataplane = Dataplane(manager)
+    # A folder of models has no list of what must be there.
+    first_loads = (
+        FirstLoads(lambda: watcher.has_looked, manager.pending) if options.models_dir is None else None
+    )
+    dataplane = Dataplane(manager, check_method_names=options.check_method_names)
     app = RestApp(
         dataplane,
         is_ready=lambda: watcher.has_looked,
@@ -92,17 +97,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         telemetry=telemetry,
         metrics_path=metrics_path,
         as_tensorflow_serving=options.models_dir is None,
+        first_loads=first_loads,
     )
     if listener is not None:
         log.info("listening on http://%s:%d", options.host, listener.getsockname()[1])
+        log.info("numbers in JSON: %s", "compiled modules" if compiled() else "libraries; see setup.py")
+    if fronts is not None:
+        fronts.start()
     # The port is open before anything is loaded: one bad model must not keep the others, or the health
     # check, from answering.
     manager.start()
     watcher.start()
     if grpc_server is not None:
         reload = partial(reload_models, catalog, watcher, manager, check=check)
-        grpc_server.start(partial(_grpc_methods, dataplane, reload, telemetry, options))
-    _serve(app, listener, options, grpc_server)
+        grpc_server.start(partial(_grpc_methods, dataplane, reload, telemetry, options, first_loads))
+    serve(app, listener, options, grpc_server, fronts)
     log.info("stopping")
     watcher.stop()
     manager.stop()
@@ -116,22 +125,66 @@ def _manager(
     telemetry: Telemetry,
     loader_options: LoaderOptions,
     wrap: Callable[[Servable, str], Servable],
+    fronts: Fronts | None,
 ) -> ModelManager:
+    places, limit = os.cpu_count() or 1, _limit(options)
+
+    def open_(path: str) -> Servable:
+        loaded = load_saved_model(path, loader_options)
+        return loaded if options.batching else _adaptive(loaded, places, limit)
+
     return ModelManager(
         prepared(
-            partial(load_saved_model, options=loader_options),
+            partial(_load, options=loader_options, open_=open_),
             _steps(options, telemetry),
             telemetry,
-            wrap,
+            _loading_ahead(wrap) if options.load_ahead else wrap,
         ),
         retry=RetryRule(options.max_load_retries, options.load_retry_seconds),
         load_threads=options.load_threads,
+        on_table=None if fronts is None else fronts.publish,
     )
+
+
+def _fronts(options: Options, telemetry: Telemetry) -> Fronts | None:
+    if options.processes < 1 or options.port is None:
+        return None
+    fronts = Fronts(
+        options.processes,
+        telemetry.absorb,
+        cors=CORS if options.cors else (),
+        request_log=str(options.request_log or ""),
+    )
+    telemetry.gather = fronts.gather
+    return fronts
+
+
+def _load(path: str, options: LoaderOptions, open_: Callable[[str], Servable]) -> Servable:
+    return litert_first(path, options.tags, open_) or load_saved_model(path, options)
+
+
+def _loading_ahead(wrap: Callable[[Servable, str], Servable]) -> Callable[[Servable, str], Servable]:
+    """``wrap``, and what LiteRT can't answer of the version is loaded from then on, one version after the other."""
+    behind = ThreadPoolExecutor(1, "load-ahead")  # the program ends without waiting for it
+
+    def run(servable: Servable, path: str) -> Servable:
+        rest = rest_of(servable)
+        wrapped = wrap(servable, path)
+        if rest is not None:
+            behind.submit(rest.load_ahead)
+        return wrapped
+
+    return run
 
 
 def _steps(options: Options, telemetry: Telemetry) -> list[Step]:
     """What a loaded version must pass before it is AVAILABLE."""
-    steps: list[Step] = [lambda servable, _: try_signatures(servable)]
+    # What has been compared with its LiteRT model at publishing was run there, all signatures of it.
+    steps: list[Step] = [
+        lambda servable, _: try_signatures(
+            servable, servable.ready if isinstance(servable, LitertServable) else None
+        )
+    ]
     if options.warmup_iterations:
         steps.append(lambda servable, path: warm_up(servable, path, options.warmup_iterations, telemetry))
     return steps
@@ -152,7 +205,7 @@ def _metrics_path(options: Options) -> str | None:
 
 def _batching(options: Options) -> Callable[[Servable, str], Servable]:
     """What is put in front of a version that is ready: LiteRT where it can, and batches."""
-    limit = options.timeout_ms / 1000 if options.timeout_ms else math.inf
+    limit = _limit(options)
     if not options.batching:
         places = os.cpu_count() or 1
         return lambda servable, path: with_litert(_adaptive(servable, places, limit), path)
@@ -172,6 +225,11 @@ def _batching(options: Options) -> Callable[[Servable, str], Servable]:
             raise ServingError(Code.INVALID_ARGUMENT, str(error)) from None
 
     return wrap
+
+
+def _limit(options: Options) -> float:
+    """Seconds that a call may take if it says nothing of its own."""
+    return options.timeout_ms / 1000 if options.timeout_ms else math.inf
 
 
 def _adaptive(servable: Servable, places: int, limit: float) -> Servable:
@@ -200,6 +258,7 @@ def _loader_options(options: Options) -> LoaderOptions:
         options.saved_model_tags,
         _read(file, str) if file else "",
         options.gpu_memory_fraction,
+        options.bfloat16,
     )
 
 
@@ -221,77 +280,38 @@ def _grpc_server(options: Options, telemetry: Telemetry) -> GrpcServer | None:
     addresses = [f"{host}:{asked.port}"] if asked.port else []
     if asked.socket_path:
         addresses.append(f"unix:{asked.socket_path}")
-    server = GrpcServer(
-        addresses,
-        telemetry,
-        threads=asked.threads,
-        channel_arguments=asked.channel_arguments,
-        tls=tls,
-        health=asked.health,
-    )
+    try:
+        server = GrpcServer(
+            addresses,
+            telemetry,
+            threads=asked.threads,
+            channel_arguments=asked.channel_arguments,
+            tls=tls,
+            health=asked.health,
+        )
+    except OSError as error:
+        if asked.required:
+            raise
+        # Nobody asked for this port: a second server for REST, say.
+        log.warning("%s: gRPC is off; --port gives it another one", error)
+        return None
     log.info("gRPC on %s%s", ", ".join(addresses), " with TLS" if tls else "")
     return server
 
 
 def _grpc_methods(
-    dataplane: Dataplane, reload: Reload, telemetry: Telemetry, options: Options
+    dataplane: Dataplane,
+    reload: Reload,
+    telemetry: Telemetry,
+    options: Options,
+    first_loads: FirstLoads | None,
 ) -> Mapping[str, Method]:
-    import_tensorflow()
     from services.serving.grpc_methods import Methods
 
+    if first_loads is not None:
+        first_loads.wait_for_all()
+
     return Methods(dataplane, reload, telemetry, as_content=options.grpc.as_content).table()
-
-
-class _Uvicorn(uvicorn.Server):
-    """Tells gRPC of the signal too, so that both finish their requests at the same time."""
-
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self._on_stop()
-
-
-def _serve(
-    app: RestApp, listener: socket.socket | None, options: Options, grpc_server: GrpcServer | None
-) -> None:
-    """Serve until a signal, then finish the requests in flight."""
-    grace = max(1.0, options.timeout_ms / 1000) if options.timeout_ms else 3600.0
-    if listener is None:
-        stopped = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: stopped.set())
-        stopped.wait()
-        if grpc_server is not None:
-            grpc_server.stop(grace).wait(grace)
-        return
-    # uvicorn raises the signal again when it is done, so that the program dies of it. A clean stop is exit code
-    # 0 here: give it a handler to land in.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        ws="none",
-        server_header=False,
-        proxy_headers=False,
-        # uvicorn's 5 s is also httpx's: a client would now and then reuse a connection that is just being closed.
-        timeout_keep_alive=120,
-        timeout_graceful_shutdown=max(1, options.timeout_ms // 1000) if options.timeout_ms else None,
-    )
-    ended: list[threading.Event] = []
-
-    def on_stop() -> None:
-        if grpc_server is not None:
-            ended.append(grpc_server.stop(grace))
-
-    _Uvicorn(config, on_stop).run(sockets=[listener])
-    for event in ended:
-        event.wait(grace)
 
 
 def _catalog(options: Options, check: CheckLabels) -> Catalog:
@@ -309,18 +329,3 @@ def _catalog(options: Options, check: CheckLabels) -> Catalog:
     elif options.model_base_path:
         given[options.model_name] = ModelConfig(options.model_name, options.model_base_path)
     return Catalog(given, file, ModelsFolder(str(options.models_dir)) if options.models_dir else None)
-
-
-def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(f"can't listen on {host}:{port}: {error.strerror}") from None
-    listener.listen(1024)
-    return listener

@@ -107,12 +107,12 @@ class WrappedServable:
     """What servables that run another one's calls in their own way have of it."""
 
     def __init__(self, inner: Servable) -> None:
-        self._inner = inner
+        self.inner = inner
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        return self._inner.signatures
+        return self.inner.signatures
 
     @property
     def signature_def_json(self) -> Mapping[str, Any]:
-        return self._inner.signature_def_json
+        return self.inner.signature_def_json

@@ -53,12 +53,12 @@ def to_array(proto: Any) -> tuple[str, Array]:
     dtype = numpy_type(name)
     assert dtype is not None  # noqa: S101 - every type of the table has one
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    if any(size < 0 for size in shape):  # of an unknown rank the sizes that are there count, if any
         raise ValueError("its shape is not fully known")
     count = math.prod(shape)
     if count * dtype.itemsize > _MOST_BYTES:
         raise ValueError("it is too large")
-    if proto.tensor_content:
+    if proto.tensor_content and count:
         if name == "string":
             flat = _texts(proto.tensor_content, count)
         else:
@@ -79,18 +79,17 @@ def _values(values: Any, name: str, dtype: np.dtype[Any]) -> Array:
     if name in ("half", "bfloat16"):
         return np.array(values, np.int64).astype(np.uint16).view(dtype)
     if name.startswith("complex"):
-        return np.array(values, np.float32 if name == "complex64" else np.float64).view(dtype)
+        parts = np.array(values, np.float32 if name == "complex64" else np.float64)
+        return parts[: parts.size // 2 * 2].view(dtype)
     if name in ("int8", "int16", "uint8", "uint16"):
         return np.array(values, np.int64).astype(dtype)
     return np.array(values, dtype)
 
 
 def _filled(values: Array, count: int, dtype: np.dtype[Any]) -> Array:
-    """The last value repeats up to ``count``; no value at all means zeros."""
-    if values.size > count:
-        raise ValueError(f"{values.size} values for {count} places")
-    if values.size == count:
-        return values
+    """The last value repeats up to ``count``; no value at all means zeros, and what is too much is left out."""
+    if values.size >= count:
+        return values[:count]
     last = values[-1] if values.size else (b"" if dtype == np.dtype(object) else np.zeros((), dtype)[()])
     whole = np.empty(count, dtype)
     whole[: values.size] = values
@@ -129,7 +128,7 @@ def fill_proto(proto: Any, array: Array, *, as_content: bool = False) -> None:
     Raises:
         ValueError: for types that have no message form.
     """
-    name = _name_of(array)
+    name = type_of(array)
     number = _NUMBERS.get(name)
     if number is None:
         raise ValueError(f"type {name} is not supported")
@@ -157,7 +156,8 @@ def fill_proto(proto: Any, array: Array, *, as_content: bool = False) -> None:
         values.extend(flat.tolist())
 
 
-def _name_of(array: Array) -> str:
+def type_of(array: Array) -> str:
+    """The C++ name of an array's type: float, half, string, ..."""
     if array.dtype.kind in "OSU":
         return "string"
     return {"float32": "float", "float64": "double", "float16": "half"}.get(

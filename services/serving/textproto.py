@@ -58,7 +58,8 @@ def parse_text(
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        raise ConfigError(f"not a {root} text proto: {error}") from None
+        # protobuf's own words in C++: scripts look for them in the log
+        raise ConfigError(f"Error parsing text-format {_PACKAGE}.{root}: {error}") from None
     return message
 
 

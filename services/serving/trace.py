@@ -21,6 +21,7 @@ class Trace:
     request_bytes: int = 0
     request_id: str = ""
     runtime: float | None = None  # seconds within the graph
+    binary: bool = False  # answered by a NumPy file
     began: float = field(default_factory=time.perf_counter)
 
     @contextmanager

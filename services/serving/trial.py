@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 
 import numpy as np
 
@@ -26,14 +27,16 @@ _NO_FILE = "No such file or directory"
 _MOST_ELEMENTS = 2**24
 
 
-def try_signatures(servable: Servable) -> None:
+def try_signatures(servable: Servable, names: Collection[str] | None = None) -> None:
     """Call every signature that has inputs of known rank, and outputs, once with zeros and empty texts.
+
+    ``names``: only these.
 
     Raises:
         ServingError: if the answer shows that the version can't work; the text names the signature.
     """
     for signature in servable.signatures.values():
-        inputs = _made_up(signature)
+        inputs = _made_up(signature) if names is None or signature.name in names else None
         if inputs is None:
             continue
         try:

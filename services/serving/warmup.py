@@ -18,14 +18,17 @@ from typing import Any
 from services.serving.errors import Code, ServingError
 from services.serving.inference import NO_LIMIT, Inference, Lease
 from services.serving.loader import as_serving_error, import_tensorflow
+from services.serving.protos import without_tensorflow
 from services.serving.signature import Servable
 from services.serving.telemetry import Telemetry
+from services.serving.tfrecord import records
 from services.serving.trace import Trace
 
 log = logging.getLogger("serving.warmup")
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MOST_RECORDS = 1000
+_SMALL_BYTES = 2**20  # checking more is for TensorFlow: 0.1 s a megabyte here
 
 
 def warm_up(servable: Servable, path: str, iterations: int, telemetry: Telemetry) -> None:
@@ -89,6 +92,10 @@ def _only(servable: Servable) -> Iterator[Lease]:
 
 
 def _records(file: str) -> Iterator[bytes]:
+    if os.path.getsize(file) <= _SMALL_BYTES:
+        with open(file, "rb") as opened:
+            yield from records(opened.read())
+        return
     try:
         # The plain iterator: the tf.data way makes a graph or an eager context just to read a file.
         yield from import_tensorflow().compat.v1.io.tf_record_iterator(file)
@@ -98,9 +105,11 @@ def _records(file: str) -> Iterator[bytes]:
 
 def _replay(inference: Inference, record: bytes) -> Any:
     from google.protobuf.message import DecodeError
-    from tensorflow_serving.apis import prediction_log_pb2
 
     from services.serving import messages
+
+    with without_tensorflow():
+        from tensorflow_serving.apis import prediction_log_pb2
 
     entry = prediction_log_pb2.PredictionLog()
     try:

@@ -49,7 +49,7 @@ class ConfigFile:
         """
         self._read_at = time.monotonic()
         try:
-            models = parse_models_config(self._path.read_text())
+            models = parse_models_config(self._path.read_text(), first=not self._models)
             if models != self._models:
                 self._check(models)
             self._models = models

@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from services.serving.config import AllVersions, Latest, ModelConfig, Specific, parse_models_config
+from services.serving.config import (
+    _ENUMS,
+    _SERVER_CONFIG,
+    AllVersions,
+    Latest,
+    ModelConfig,
+    Specific,
+    models_of,
+    parse_models_config,
+)  # fmt: skip
 from services.serving.manager import ModelManager
 from services.serving.options import parse_options
 from services.serving.source import ModelsFolder
-from services.serving.textproto import ConfigError
+from services.serving.textproto import ConfigError, parse_text
 from services.serving.watcher import Catalog, ConfigFile, Watcher
 
 FULL = """
@@ -41,12 +50,13 @@ def test_a_full_file() -> None:
         "plain": ModelConfig("plain", "/models/plain"),
     }
     assert parse_models_config("model_config_list {}") == {}
+    assert parse_models_config("# to come", first=True) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("improperly formatted file", "not a ModelServerConfig text proto: 1:1"),
+        ("improperly formatted file", "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:1"),
         ("", "it must hold a model_config_list"),
         ("model_config_list { config { name: 'm' base_path: 'rel' } }", "absolute path"),
         (
@@ -163,14 +173,41 @@ def test_a_command_line_made_for_tensorflow_serving_is_understood() -> None:
         """--port=8500 --rest_api_port=8501 --model_config_file=/c --model_config_file_poll_wait_seconds=30
         --monitoring_config_file= --allow_version_labels_for_unavailable_models=true --max_num_load_retries=1
         --num_load_threads=1 --num_unload_threads=1 --enable_batching=false --batching_parameters_file=
-        --prefer_tflite_model=false --flush_filesystem_caches=true --enable_profiler=false --mixed_precision=
+        --prefer_tflite_model=true --flush_filesystem_caches=true --enable_profiler=true --mixed_precision=bfloat16
         --tensorflow_session_parallelism=2 --saved_model_tags=serve,gpu --per_process_gpu_memory_fraction=0.5
-        --enable_model_warmup=false --xla_gpu_compilation_enabled=false""".split()
+        --enable_model_warmup=false --xla_gpu_compilation_enabled=false --xla_cpu_compilation_enabled""".split()
     )
     assert options.monitoring_config_file is None
     assert (options.intra_op_threads, options.inter_op_threads) == (2, 2)
     assert (options.saved_model_tags, options.gpu_memory_fraction) == (("serve", "gpu"), 0.5)
-    assert options.warmup_iterations == 0
+    assert (options.warmup_iterations, options.bfloat16) == (0, True)
+
+
+def test_an_unknown_flag_is_named_and_does_no_harm_as_in_tensorflow_serving(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = parse_options(["--model_base_path=/m", "--no_such_flag=1", "nor_this"])
+    assert options.model_base_path == "/m"
+    assert capsys.readouterr().err == "unknown argument: --no_such_flag=1\nunknown argument: nor_this\n"
+
+
+def test_one_flag_for_threads_makes_the_one_for_both_unheard() -> None:
+    both = ["--model_base_path=/m", "--tensorflow_session_parallelism=3"]
+    options = parse_options([*both, "--tensorflow_intra_op_parallelism=2"])
+    assert (options.intra_op_threads, options.inter_op_threads) == (2, 0)
+
+
+def test_the_platform_of_a_served_model_does_not_change() -> None:
+    text = "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'torch' } }"
+    message = parse_text(text, _SERVER_CONFIG, "ModelServerConfig", enums=_ENUMS)
+    with pytest.raises(ConfigError, match="Illegal to change a model's platform"):
+        models_of(message, served={"m"})
+
+
+def test_a_base_path_may_be_a_uri_of_the_local_file_system() -> None:
+    assert parse_options(["--model_base_path=file:///m"]).model_base_path == "/m"
+    text = "model_config_list { config { name: 'm' base_path: 'file:///m' model_platform: 'tensorflow' } }"
+    assert parse_models_config(text)["m"].base_path == "/m"
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,14 +222,13 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "nothing to serve"),
         (["--models_dir=/m", "--batching_parameters_file=/b"], "needs --enable_batching"),
-        (["--models_dir=/m", "--mixed_precision=bfloat16"], "--mixed_precision is not supported"),
-        (
-            ["--models_dir=/m", "--xla_cpu_compilation_enabled"],
-            "--xla_cpu_compilation_enabled is not supported",
-        ),
+        (["--models_dir=/m", "--platform_config_file=/p"], "--platform_config_file is not supported"),
         (["--models_dir=/m", "--grpc_channel_arguments=a"], "expected key=value, not 'a'"),
         (
-            ["--models_dir=/m", "--tensorflow_session_parallelism=2", "--tensorflow_intra_op_parallelism=2"],
+            [
+                "--models_dir=/m",
+                *(f"--tensorflow_{name}_parallelism=2" for name in ("session", "intra_op", "inter_op")),
+            ],
             "--tensorflow_session_parallelism stands for",
         ),
         (["--models_dir=/m", "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),

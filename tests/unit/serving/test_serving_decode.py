@@ -119,6 +119,24 @@ def test_a_lone_base64_object_is_a_value() -> None:
     assert decode('{"inputs": {"b64": "AA=="}}', x="string").arrays["x"].item() == b"\x00"
 
 
+def test_of_an_input_that_is_there_twice_the_first_values_count() -> None:
+    rows = decode('{"instances": [{"x": 1, "x": 2}, {"x": 3, "x": 4}]}', x="float")
+    assert rows.arrays["x"].tolist() == [1, 2], "as many as there are rows, from the front"
+    assert decode('{"instances": [{"x": 1, "x": 2}]}', x="float").arrays["x"].tolist() == [1]
+    assert decode('{"inputs": {"x": 1, "x": 2}}', x="float").arrays["x"].tolist() == 1
+    assert "size: 1 but got: 2" in error_of('{"instances": [{"x": 1, "x": [2, 3]}]}', x="float").message
+    twice = '{"inputs": [{"b64": "YQ==", "b64": "YQ=="}]}'
+    assert "not formatted correctly for base64 data" in error_of(twice, x="string").message
+
+
+def test_a_name_ends_at_a_nul_in_rows_only() -> None:
+    assert decode('{"instances": [{"x\\u0000y": 1}]}', x="float").arrays["x"].tolist() == [1]
+    assert (
+        error_of('{"inputs": {"x\\u0000y": 1}}', x="float").message
+        == "Missing named input: x in 'inputs' object."
+    )
+
+
 def test_bytes_that_are_no_utf8_pass_through() -> None:
     document = read_json(b'{"instances": ["\xff"]}')
     signature = Signature("s", "", {"x": TensorSpec("x:0", "string", None)}, {})
@@ -213,6 +231,11 @@ def test_types_without_json_form_are_unimplemented_in_columns_and_invalid_in_row
     row = error_of('{"instances": [1]}', x="half")
     assert row.code is Code.INVALID_ARGUMENT
     assert "Error: UNIMPLEMENTED: Conversion of JSON Value: 1 to type: half" in row.message
+
+
+def test_a_type_without_json_form_can_be_empty() -> None:
+    array = decode('{"inputs": [[], []]}', x="half").arrays["x"]
+    assert (array.dtype, array.shape) == (np.float16, (2, 0))
 
 
 def test_a_signature_without_inputs() -> None:

@@ -262,3 +262,25 @@ def test_requests_never_meet_a_closed_version(
         thread.join()
     assert failures == []
     eventually(lambda: sum(not one.closed for one in loader.loaded.values()) == 1)
+
+
+def test_what_is_asked_for_is_loaded_first_then_what_has_a_label(
+    loader: FakeLoader, eventually: Eventually
+) -> None:
+    loader.gates["/first"] = threading.Event()
+    manager = ModelManager(loader, load_threads=1)
+    manager.want("first", {1: "/first"})
+    manager.start()
+    try:
+        eventually(lambda: loader.attempts == ["/first"])
+        names = ("plain", "labelled", "asked")
+        for name in names:
+            manager.want(name, {1: f"/{name}"}, {"stable": 1} if name == "labelled" else None)
+        eventually(lambda: all(states(manager, name) == {1: State.LOADING} for name in names))
+        assert latest(manager, "asked") is None
+        loader.gates["/first"].set()
+        eventually(lambda: len(loader.attempts) == 4)  # to look by a request would be to ask for it
+    finally:
+        loader.gates["/first"].set()
+        manager.stop()
+    assert loader.attempts == ["/first", "/asked", "/labelled", "/plain"]

@@ -47,6 +47,11 @@ def test_the_least_used_labels_are_forgotten() -> None:
 def test_the_buckets_are_tensorflow_servings() -> None:
     bounds = exponential(10, 1.8, 33)
     assert (len(bounds), bounds[0], bounds[1]) == (33, 10, 18)
+    histogram = Histogram("h", (), bounds[:6])
+    histogram.observe((), 1)
+    assert [line.split('"')[1] for line in histogram.render()[1:7]] == [
+        "10", "18", "32.4", "58.32", "104.976", "188.957",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

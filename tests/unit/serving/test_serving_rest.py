@@ -151,6 +151,12 @@ def test_other_paths_are_html_404(client: Client) -> None:
         assert (response.status_code, response.headers["content-type"]) == (404, "text/html")
 
 
+def test_methods_that_the_http_library_does_not_know_are_html_501(client: Client) -> None:
+    response = client.send("TRACE", "/v1/models/m")
+    assert (response.status_code, response.headers["content-type"]) == (501, "text/html")
+    assert response.text.startswith("<HTML><HEAD>\n<TITLE>501 Not Implemented</TITLE>")
+
+
 def test_gzip_bodies(client: Client) -> None:
     encoding = {"content-encoding": "gzip"}
     good = client.send("POST", PREDICT, content=gzip.compress(BODY), headers=encoding)

@@ -50,6 +50,9 @@ def test_matches(method: str, path: str, route: Route) -> None:
         ("GET", "/v1/models/m/versions/-1"),
         ("GET", "/v1/models/m/versions/1/labels/x"),
         ("POST", "/v1/models/:predict"),
+        ("POST", "/v1/models/a|b:predict"),
+        ("POST", "/v1/models/a%zz:predict"),
+        ("POST", "/v1/models/é:predict"),
         ("GET", "/v1/"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from services.serving import scoring
 from services.serving.errors import ServingError
 from services.serving.examples import decode_examples
+from services.serving.json_reader import read_json
 from services.serving.signature import Array, Signature, TensorSpec
 
 
@@ -57,6 +58,13 @@ def test_the_context_comes_first_so_that_the_example_wins() -> None:
     assert both == context + alone
 
 
+def test_of_a_feature_that_is_there_twice_the_last_one_counts() -> None:
+    body = b'{"examples": [{"x": 1.0, "y\\u0000z": [1], "x": 2.0}]}'
+    (twice,) = decode_examples(read_json(body))
+    (once,) = decode_examples(read_json(b'{"examples": [{"x": 2.0, "y": 1}]}'))
+    assert twice == once
+
+
 @pytest.mark.parametrize(
     "values", [[1, True, -1], [2**63 - 1, -(2**63)], [0.5, math.inf, 1e300], ["a", {"b64": "AA=="}], []]
 )
@@ -69,6 +77,10 @@ def test_lists_of_one_kind_are_accepted(values: list[Any]) -> None:
     [
         ({}, "When method is classify, key 'examples' is expected and was not found"),
         ({"examples": 1}, "Expecting 'examples' value to be an list/array"),
+        (
+            {"examples": [{"f": [1, {"b64": "Y"}]}]},
+            "Unexpected element type in feature: f expecting type: int64",
+        ),
         ({"examples": []}, "'examples' value is an empty array"),
         ({"examples": [1]}, "Example must be JSON object but got JSON Number"),
         ({"examples": [{}], "context": []}, "Example must be JSON object but got JSON Array"),
@@ -136,7 +148,7 @@ def test_regress_is_a_list_of_numbers(shape: tuple[int, ...]) -> None:
         (
             signature("scores"),
             {"scores": np.zeros((2, 1))},
-            "Expected scores Tensor of DT_FLOAT. Got: float64",
+            "Expected scores Tensor of DT_FLOAT. Got: DT_DOUBLE",
         ),
     ],
 )
