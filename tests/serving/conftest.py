@@ -19,8 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import built_once
+
 ROOT = Path(__file__).parents[2]
-WORKING = ("half_plus_two", "mixed", "kinds", "examples", "image", "litert", "other_litert")
+WORKING = ("half_plus_two", "mixed", "kinds", "examples", "image", "convolution", "litert", "other_litert")
 WARM = ("good", "failing", "streamed", "garbage")  # the examples model, each with other warm-up records
 
 
@@ -103,7 +105,7 @@ def grpc_port() -> int:
     return free_port()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_server() -> StartServer:
     return running_server
 
@@ -111,14 +113,7 @@ def start_server() -> StartServer:
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one exported SavedModel per kind; see ``build_models``."""
-    target = tmp_path_factory.mktemp("exports")
-    subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("build_models.py")), str(target)],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
-    return target
+    return built_once(tmp_path_factory, Path(__file__).with_name("build_models.py"))
 
 
 @pytest.fixture

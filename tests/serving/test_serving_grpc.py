@@ -318,6 +318,27 @@ def test_health_and_what_is_not_there(channel: grpc.Channel) -> None:
     assert failure(session_run, b"")[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_health_is_watched_without_a_thread_each_until_the_server_stops(
+    start_server: StartServer, tmp_path: Path, grpc_port: int
+) -> None:
+    flags = ["--enable_grpc_healthcheck_service", "--grpc_max_threads=2"]
+    flags += [f"--models_dir={tmp_path}", f"--port={grpc_port}"]
+    with start_server(*flags) as server, grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        grpc.channel_ready_future(channel).result(60)
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        known = [watch(b"", timeout=120) for _ in range(10)]
+        assert [next(one) for one in known] == [b"\x08\x01"] * 10
+        unknown = watch(b"\x0a\x04none", timeout=120)
+        assert next(unknown) == b"\x08\x03"
+        unknown.cancel()
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60) == b"\x08\x01"
+        server.process.terminate()
+        for one in known:
+            assert next(one) == b"\x08\x02"
+            assert next(one, None) is None
+        assert server.process.wait(60) == 0
+
+
 def test_reload_over_grpc_and_a_call_in_flight_at_the_end(
     tf: Any, start_server: StartServer, publish: Publish, exports: Path, tmp_path: Path, grpc_port: int
 ) -> None:

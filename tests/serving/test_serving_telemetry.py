@@ -33,9 +33,9 @@ def test_requests_loads_and_warm_ups_are_measured(server: Server) -> None:
     found = samples(server)
     labels = {"model_name": "good", "API": "regress", "entrypoint": "REST"}
     assert (labels, 1) in found[":tensorflow:serving:request_latency_count"]
-    runtime = {"model_name": "good", "API": "Predict", "runtime": "TF1"}
+    runtime = {"model_name": "good", "API": "Regress", "runtime": "TF1"}
     assert (runtime, 1) in found[":tensorflow:serving:runtime_latency_count"]
-    assert ({"model_name": "good"}, 2) in found[":tensorflow:serving:request_example_count_total"]
+    assert ({"model": "good"}, 2) in found[":tensorflow:serving:request_example_count_total"]
     which = {"model": "good", "version": "1", "signature": "regress"}
     assert (which, 1) in found["modelyard_serving_graph_seconds_count"]
     by_path = {
@@ -53,3 +53,16 @@ def test_requests_loads_and_warm_ups_are_measured(server: Server) -> None:
     assert (entry["api"], entry["model"], entry["version"], entry["signature"], entry["status"]) == (
         "regress", "good", 1, "regress", "OK",
     )  # fmt: skip
+
+
+def test_what_has_no_model_and_what_is_no_inference_counts_too(server: Server) -> None:
+    server.client.get("/v1/models/half_plus_two")
+    server.client.get("/v1/nothing")
+    found = samples(server)
+    counts = {
+        (labels["model_name"], labels["status"])
+        for labels, _ in found[":tensorflow:serving:request_count_total"]
+    }
+    assert {("half_plus_two", "OK"), ("", "INVALID_ARGUMENT")} <= counts
+    timed = [labels for labels, _ in found[":tensorflow:serving:request_latency_count"]]
+    assert {"model_name": "half_plus_two", "API": "", "entrypoint": "REST"} in timed

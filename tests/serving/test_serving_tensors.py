@@ -72,15 +72,23 @@ def test_the_last_value_repeats_and_none_is_zero(tf: Any) -> None:
     assert to_array(proto(tf, dtype=7, tensor_shape=shape))[1].tolist() == [b"", b"", b"", b""]
 
 
+def test_what_is_too_much_is_left_out_and_no_rank_is_that_of_a_scalar(tf: Any) -> None:
+    two = tf.TensorShape([2]).as_proto()
+    assert to_array(proto(tf, dtype=1, tensor_shape=two, float_val=[1, 2, 3]))[1].tolist() == [1, 2]
+    assert to_array(proto(tf, dtype=8, tensor_shape=two, scomplex_val=[1, 2, 3]))[1].tolist() == [1 + 2j] * 2
+    none = tf.TensorShape([0]).as_proto()
+    assert to_array(proto(tf, dtype=1, tensor_shape=none, tensor_content=b"1234"))[1].shape == (0,)
+    unknown = tf.TensorShape(None).as_proto()
+    assert to_array(proto(tf, dtype=1, tensor_shape=unknown, float_val=[1, 2]))[1].tolist() == 1
+
+
 def test_what_makes_no_tensor(tf: Any) -> None:
     two = tf.TensorShape([2]).as_proto()
     for wrong in (
-        proto(tf, dtype=1, tensor_shape=two, float_val=[1, 2, 3]),
         proto(tf, dtype=1, tensor_shape=two, tensor_content=b"1234"),
         proto(tf, dtype=1, tensor_shape=two, tensor_content=b"12345"),
         proto(tf, dtype=1, tensor_shape=tf.TensorShape([2**40]).as_proto(), float_val=[1]),
         proto(tf, dtype=1, tensor_shape=tf.TensorShape([None]).as_proto()),
-        proto(tf, dtype=1, tensor_shape=tf.TensorShape(None).as_proto()),
         proto(tf, dtype=20, tensor_shape=two),
         proto(tf),
     ):

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
+# TensorFlow loads it unasked, which takes as long as the rest; nothing here needs it
+sys.modules["keras"] = None  # type: ignore[assignment]
+
+import tensorflow as tf  # noqa: E402
 
 
 class Plain(tf.Module):
