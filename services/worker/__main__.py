@@ -15,8 +15,11 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from services.worker.celery_app import make_app
-from services.worker.runtime import Runtime
+from services.worker.ears import Ears
+from services.worker.runtime import Runtime, new_worker_id
 from shared.errors import ModelyardError
+from shared.job_queue import broker_queue
+from shared.logs import set_up
 from shared.settings import RUN_JOB_TASK, Settings
 
 LOOK_SECONDS = 0.03
@@ -29,9 +32,8 @@ def keep_logging(**_: Any) -> None:
 def main() -> int:
     """Run until told to stop; exit codes: 0 stopped in good order, 1 could not start."""
     settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr
-    )
+    worker_id = new_worker_id()
+    set_up(settings.log_level, settings.log_format, part="worker", worker_id=worker_id)
     # Celery warns of root because of pickle, which we never accept
     warnings.filterwarnings("ignore", category=SecurityWarning)
     for noisy in ("celery", "kombu", "httpx", "httpcore", "alembic"):
@@ -39,7 +41,7 @@ def main() -> int:
     settings.paths.create()
     app = make_app(settings)
     try:
-        runtime = Runtime(settings)
+        runtime = Runtime(settings, worker_id)
         runtime.store.ping()
     except ModelyardError as error:
         sys.stderr.write(f"{error.message} {error.hint or ''}\n")
@@ -53,6 +55,7 @@ def main() -> int:
         # Without prefetch, nothing tells the consumer that a slot has become free: it looks when its event loop
         # turns, which may take a second. This turns it often enough for a job to start at once.
         sender.hub.call_repeatedly(LOOK_SECONDS, lambda: None)
+        runtime.slots.listen_through(Ears(sender, runtime.queues))
         logging.getLogger("services.worker").info("listening as %s", runtime.worker_id)
 
     def on_shutting_down(**_: Any) -> None:
@@ -65,6 +68,7 @@ def main() -> int:
     worker = app.Worker(
         pool_cls="threads",
         concurrency=settings.slots,
+        queues=[broker_queue(name) for name in runtime.queues],
         loglevel="WARNING",
         hostname=f"modelyard@{runtime.worker_id}",
         without_gossip=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import Celery
 
 from shared.job_queue import broker_options
-from shared.settings import RUN_JOB_TASK, Settings
+from shared.settings import Settings
 
 
 def make_app(settings: Settings) -> Celery:
@@ -23,6 +23,5 @@ def make_app(settings: Settings) -> Celery:
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,  # revoke(terminate) kills processes, maybe another task's
-        task_routes={RUN_JOB_TASK: {"queue": app.conf.task_default_queue}},
     )
     return app

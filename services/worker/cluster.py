@@ -17,7 +17,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,8 +25,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from services.worker import causes
-from services.worker.members import Ports, Seat, share_gpus, tasks
-from services.worker.preloader import Trainer
+from services.worker.members import LOCALHOST, Place, Ports, Seat, share_gpus, tasks
 from services.worker.protocol import (
     EVENT,
     MEMBER_LOST,
@@ -51,10 +50,41 @@ MAX_RESTARTS = 10  # of single workers, in one attempt
 RESTART_PAUSE_SECONDS = 0.5
 
 
+class MemberProgram(Protocol):
+    """A trainer, here or elsewhere."""
+
+    events: int
+    warm: bool
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it is not known."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether somebody ended it because it stopped answering."""
+
+    @property
+    def lost_with(self) -> str | None:
+        """The worker that ran it, if that is gone."""
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask for a checkpoint and an end."""
+
+    def kill(self) -> None:
+        """End it and all it started, now."""
+
+    def close(self) -> None:
+        """Make sure that nothing of it is left."""
+
+
 class Starter(Protocol):
     """What a preloader does."""
 
-    def start(self, request: TrainingRequest, log_file: Path) -> Trainer:
+    def start(self, request: TrainingRequest, log_file: Path) -> MemberProgram:
         """Start one program."""
 
 
@@ -67,7 +97,7 @@ class Member:
     request: TrainingRequest
     port: int
     log_file: Path
-    trainer: Trainer
+    trainer: MemberProgram
     lines: Lines
     started: float
     heard: float | None = None  # when it last said something
@@ -103,6 +133,11 @@ class Cluster:
         members: Sequence[Seat],
         gpus: Sequence[str],
         report: Callable[[TrainingEvent], None],
+        *,
+        host: str = LOCALHOST,
+        among: str | None = None,
+        elsewhere: Mapping[str, Place] | None = None,
+        worker: str | None = None,
     ) -> None:
         """Start all members.
 
@@ -112,6 +147,10 @@ class Cluster:
             members: as ``members.seats`` gives them, the chief first.
             gpus: CUDA's names of this machine's GPUs.
             report: told about members that are started again, and of facts for the job's ``run``.
+            host: where those members listen that run here.
+            among: the range of their ports; see ``Ports``.
+            elsewhere: members that run on other workers, by name.
+            worker: this worker's id, if some do.
 
         Raises:
             InvalidInput: too few GPUs.
@@ -120,17 +159,21 @@ class Cluster:
         self._starter, self._report = starter, report
         self._run_dir = RunDir(request.run_dir)
         self._members_dir = request.members_dir
-        self._ports = Ports()
+        self._ports = Ports(among)
+        self._host, self._worker, self._elsewhere = host, worker, elsewhere or {}
+        self._shown: list[int] = []  # process ids that the job shows
         self._members: list[Member] = []
         self._loss: Loss | None = None
         self._chief_gone = False
         self._speak_until: float | None = None
         self._asked: float | None = None  # when the chief was last asked to end
         self._noise: Failed | None = None
-        shares = share_gpus(members, gpus)
+        here = [seat for seat in members if seat.name not in self._elsewhere]
+        shares = share_gpus(here, gpus)
         try:
-            ports = self._ports.take(len(members))
-            for seat, port, task in zip(members, ports, tasks(members, ports, shares), strict=True):
+            ports = self._ports.take(len(here))
+            for seat, task in zip(members, tasks(members, ports, shares, host, self._elsewhere), strict=True):
+                port = int(task.addresses[seat.task_type][seat.index].rpartition(":")[2])
                 self._members.append(self._started(seat, task, request, port))
         except BaseException:
             self.close()
@@ -150,6 +193,8 @@ class Cluster:
         chief_code = self._chief.trainer.poll()
         if self._loss is None and not self._chief_gone:
             self._see_to_others(chief_code)
+            if self._shown != self._pids():
+                self._note()
         if chief_code is None:
             self._ask_again()
             return None
@@ -194,6 +239,15 @@ class Cluster:
     def crash(self, ending: Ending, *, oom_before: int) -> JobError:
         """The error of a cluster that ended without a failure in words; names the member that was lost."""
         loss = self._loss
+        gone = [member for member in self._others if member.trainer.lost_with is not None]
+        if gone and (loss is None or loss.silent or _is_noise(loss.failed)):
+            names = ", ".join(f"{member.trainer.lost_with} ({member.seat.name})" for member in gone)
+            return JobError(
+                "worker_lost",
+                f"Of the workers that the job ran on, these were not heard of any more: {names}.",
+                "They were killed, or lost their machine, the network or the database. See their logs.",
+                causes.log_tail(gone[0].log_file),
+            )
         if loss is not None and loss.silent:
             return JobError(
                 MEMBER_LOST,
@@ -233,7 +287,7 @@ class Cluster:
             self._listen(member)
         bystanders: list[tuple[Member, int | None]] = []
         for index, member in enumerate(self._others):
-            silent = member.silent_for() > 0
+            silent = member.silent_for() > 0 or member.trainer.silent
             if silent:
                 member.trainer.kill()
             code = member.trainer.poll()
@@ -265,7 +319,8 @@ class Cluster:
         """Workers hold nothing that is not elsewhere; the chief gives what one was doing to another."""
         alone = member.seat.task_type == "worker" and "ps" in member.task.addresses
         spent = sum(one.restarts for one in self._others) >= MAX_RESTARTS
-        return alone and not spent and self._asked is None and chief_code is None
+        there = member.trainer.lost_with is None  # elsewhere is another address, which the others can't learn
+        return alone and there and not spent and self._asked is None and chief_code is None
 
     def _restarted(self, member: Member, code: int | None, *, silent: bool) -> Member:
         if time.monotonic() < member.started + RESTART_PAUSE_SECONDS * member.restarts:
@@ -303,7 +358,11 @@ class Cluster:
         for member in self._others:
             member.trainer.kill()
 
+    def _pids(self) -> list[int]:
+        return [member.trainer.pid for member in self._members]
+
     def _note(self) -> None:
+        self._shown = self._pids()
         facts = [
             {
                 "name": member.seat.name,
@@ -313,11 +372,21 @@ class Cluster:
                 "log": member.log_file.name,
                 "gpus": member.task.visible_gpus,
                 "restarts": member.restarts,
+                **self._whereabouts(member),
             }
             for member in self._members
         ]
         restarts = sum(member.restarts for member in self._members)
         self._report(Noted(data={"cluster": {"members": facts, "restarts": restarts}}))
+
+    def _whereabouts(self, member: Member) -> dict[str, str]:
+        if self._worker is None:
+            return {}
+        place = self._elsewhere.get(member.seat.name)
+        return {
+            "worker": place.worker if place else self._worker,
+            "host": place.host if place else self._host,
+        }
 
 
 def _says(word: TrainingEvent | None, code: str) -> bool:

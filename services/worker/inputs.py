@@ -11,7 +11,7 @@ from shared.data_paths import allowed_file, allowed_file_or_folder, allowed_file
 from shared.errors import InvalidInput
 from shared.names import ID_PATTERN
 from shared.settings import Settings
-from shared.specs import ExportJob, FromFileModel, JobSpec, TfrecordDataset, TrainJob
+from shared.specs import FromFileModel, JobSpec, TfrecordDataset, TrainJob
 from shared.specs.dataset import file_reference, tfrecord_references
 from shared.store import Store
 
@@ -49,7 +49,7 @@ def resolve_data_file(spec: JobSpec, store: Store, settings: Settings) -> tuple[
         NotFound: no such uploaded dataset.
         InvalidInput: the path is not below an allowed folder, or there is no such file.
     """
-    if isinstance(spec, ExportJob):
+    if not isinstance(spec, TrainJob):
         return None, None
     reference = file_reference(spec.dataset)
     if reference is None:
@@ -71,7 +71,7 @@ def resolve_data_files(spec: JobSpec, store: Store, settings: Settings) -> dict[
     Raises:
         NotFound, InvalidInput: as ``resolve_data_file`` does.
     """
-    if isinstance(spec, ExportJob) or not isinstance(spec.dataset, TfrecordDataset):
+    if not isinstance(spec, TrainJob) or not isinstance(spec.dataset, TfrecordDataset):
         return {}
     found: dict[str, list[Path]] = {}
     for key, names in tfrecord_references(spec.dataset).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextvars import copy_context
 
 from shared.errors import ModelyardError, StaleClaim, Unavailable
 from shared.jobs import Claim
@@ -29,7 +30,9 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._every = every_seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{claim.job_id}", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"lease-{claim.job_id}", daemon=True
+        )
 
     def __enter__(self) -> LeaseKeeper:
         self._thread.start()

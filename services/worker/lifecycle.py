@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.worker import causes, members, memory
+from services.worker.advance import Advancer
 from services.worker.cluster import Cluster
-from services.worker.code import resolve_code
 from services.worker.deadline import RunClock
-from services.worker.inputs import resolve_data_file, resolve_data_files, resolve_model_file, resolve_source
+from services.worker.gang import Gang, StandDown, StoppedWaiting, queued_until
 from services.worker.journal import Journal
 from services.worker.lease import LeaseKeeper
+from services.worker.meters import Meters
 from services.worker.preloader import Preloader, Trainer
-from services.worker.protocol import Failed, Finished, RunDir, Stopped, TrainingEvent, TrainingRequest, Warned
+from services.worker.protocol import (
+    EpochEnded,
+    Failed,
+    Finished,
+    RunDir,
+    Stopped,
+    TrainingEvent,
+    TrainingRequest,
+    Warned,
+)
 from services.worker.publish import Publisher
+from services.worker.request import training_request
 from services.worker.supervision import Ending, StopReason, watch
-from shared.errors import ModelyardError, StaleClaim, Unavailable
+from services.worker.trial import Trials, TrialWatch
+from shared.errors import ModelyardError, NotFound, StaleClaim, Unavailable
+from shared.job_queue import JobQueue
 from shared.jobs import AttemptOutcome, Claim, Job, JobError, JobState
-from shared.settings import Settings
-from shared.specs import TrainJob, parse_job
+from shared.logs import bound
+from shared.settings import DEFAULT_JOB_QUEUE, Settings
+from shared.specs import MultiWorkerMirroredStrategy, ParameterServerStrategy, TrainJob, parse_job
 from shared.store import Report, Store
 
 RELEASE_TRIES_SECONDS = 60.0
@@ -41,18 +56,38 @@ class Attempts:
     store: Store
     publisher: Publisher
     preloader: Preloader
+    studies: Advancer
+    trials: Trials
     stopping: threading.Event  # the worker was told to stop
     gpus: Callable[[], Sequence[str]] = tuple  # CUDA's names of this machine's GPUs, for a cluster's members
+    queues: Sequence[str] = (DEFAULT_JOB_QUEUE,)  # whose jobs this worker takes
+    giving_back: threading.Event = field(default_factory=threading.Event)  # it drains, and has no time
+    queue: JobQueue | None = None  # to wake slots of other workers
+    meters: Meters = field(default_factory=lambda: Meters("", 0))
 
-    def run(self, job_id: str) -> None:
-        """Take the job if it is there to be taken, and see it through to an end or back to the queue."""
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether jobs are to be given back."""
+        return self.stopping.is_set() or self.giving_back.is_set()
+
+    def run_next(self) -> Job | None:
+        """Take the job that comes next and see it through, to an end or back to the queue. Returns it as it was when it
+        was taken; None: there was none to be taken.
+        """
         if self.stopping.is_set():
-            return  # still queued; the sweeper sends it to somebody who stays
-        taken = self.store.claims.claim(job_id, self.worker_id, self.settings.lease_seconds)
+            return None
+        taken = self.store.claims.claim_next(self.worker_id, self.queues, self.settings.lease_seconds)
         if taken is None:
-            log.debug("%s is not there to be taken", job_id)
-            return
-        claim, job = taken
+            return None
+        self._see_through(*taken)
+        return taken[1]
+
+    def _see_through(self, claim: Claim, job: Job) -> None:
+        with bound(job_id=job.id, attempt=claim.attempt, request_id=job.request_id):
+            self._run_attempt(claim, job)
+
+    def _run_attempt(self, claim: Claim, job: Job) -> None:
+        job_id = job.id
         log.info("%s attempt %d starts", job_id, claim.attempt)
         started = time.monotonic()
         with LeaseKeeper(
@@ -64,6 +99,8 @@ class Attempts:
             attempt = _Attempt(self, claim, job, keeper)
             try:
                 ended = attempt.run()
+            except StandDown as wait:
+                ended = attempt.stand_down(wait)
             except StaleClaim:
                 ended = "lost: another attempt has it"
             except ModelyardError as error:
@@ -74,7 +111,20 @@ class Attempts:
             except Exception as error:
                 log.exception("%s: the supervisor failed", job_id)
                 ended = attempt.fail(JobError("internal", f"{type(error).__name__}: {error}"))
-        log.info("%s attempt %d %s after %.1f s", job_id, claim.attempt, ended, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self.meters.attempt(ended, seconds)
+        log.info("%s attempt %d %s after %.1f s", job_id, claim.attempt, ended, seconds)
+        if job.parent_id is not None:
+            self.studies.advance(job.parent_id)  # which comes before any other job of this slot
+
+    def advance_if_study(self, job_id: str) -> bool:
+        """Take a study's next step, if ``job_id`` is one; a message about it means no more than that."""
+        try:
+            self.store.studies.get(job_id)
+        except NotFound:
+            return False
+        self.studies.advance(job_id)
+        return True
 
 
 class _Attempt:
@@ -91,7 +141,9 @@ class _Attempt:
         self.journal = Journal(self._report, metrics=job.metrics, run=job.run)
         self.clock = RunClock(job, claim)
         self.cluster: Cluster | None = None  # None: a single program
+        self.gang: Gang | None = None  # of a cluster that spans workers
         self.batch_size = int((job.spec.get("fit") or {}).get("batch_size", 1))
+        self.trial: TrialWatch | None = None  # of a trial
         self.oom_before = 0  # the kernel's count of such kills when the trainer began
 
     def run(self) -> str:
@@ -102,6 +154,9 @@ class _Attempt:
             return self._prove_and_succeed(*earlier)
         if self.clock.over():
             return self.fail(self.clock.error())
+        self.trial = self.parts.trials.watch(self.job)
+        if self.trial is not None and self.trial.stop.is_set():
+            return self._pruned()
         ending = self._train()
         if ending.stopped_for is StopReason.LOST or self.keeper.lost.is_set():
             return "lost: another attempt has it"
@@ -115,42 +170,73 @@ class _Attempt:
 
     def _train(self) -> Ending:
         spec = parse_job(self.job.spec)
-        data_file, sha256 = resolve_data_file(spec, self.store, self.settings)
         self.run_dir.root.mkdir(parents=True, exist_ok=True)
         self.run_dir.spec.write_text(json.dumps(self.job.spec, indent=1))
         self.store.claims.report(self.claim, Report(), run_dir=self.run_name)
-        home = self.settings.paths
-        resume = [self.run_dir.root]
-        if self.job.resume_from:
-            resume.append(home.runs / self.job.resume_from)
-        request = TrainingRequest(
-            job_id=self.job.id,
-            attempt=self.claim.attempt,
-            spec=self.job.spec,
-            run_dir=self.run_dir.root,
-            tfds_dir=home.tfds,
-            cache_dir=home.cache,
-            data_file=data_file,
-            data_sha256=sha256,
-            data_files=resolve_data_files(spec, self.store, self.settings),
-            expected_data=(self.job.run.get("reproduces") or {}).get("data"),
-            code=resolve_code(self.job.run.get("code") or {}, self.settings),
-            source=resolve_source(spec, self.store, self.settings),
-            model_file=resolve_model_file(spec, self.store, self.settings),
-            resume_dirs=resume,
+        request = training_request(
+            self.job, spec, self.claim.attempt, self.run_dir, self.store, self.settings
         )
+        if self.trial is not None:
+            request = request.model_copy(update={"trial": self.trial.facts})
         self.oom_before = causes.oom_kills()
-        seats = members.seats(spec.strategy) if isinstance(spec, TrainJob) else []
-        if not seats:
-            return self._watched(self.parts.preloader.start(request, self.run_dir.log))
+        strategy = spec.strategy if isinstance(spec, TrainJob) else None
+        if isinstance(strategy, MultiWorkerMirroredStrategy | ParameterServerStrategy):
+            try:
+                return self._train_together(request, strategy)
+            except StoppedWaiting as stopped:
+                return Ending(None, 0, stopped.reason)
+        return self._watched(self.parts.preloader.start(request, self.run_dir.log))
+
+    def _train_together(
+        self, request: TrainingRequest, strategy: MultiWorkerMirroredStrategy | ParameterServerStrategy
+    ) -> Ending:
+        parts = self.parts
         for _ in range(PORT_TRIES):
-            self.cluster = Cluster(self.parts.preloader, request, seats, self.parts.gpus(), self.journal.add)
-            ending = self.cluster.judged(self._watched(self.cluster))
+            with Gang(
+                self.store,
+                self.claim,
+                self.job,
+                strategy,
+                settings=self.settings,
+                run_dir=self.run_dir,
+                gpus=parts.gpus(),
+                queue=parts.queue,
+                queues=parts.queues,
+            ) as gang:
+                elsewhere = gang.assemble(self._why_wait_no_longer, self._note_waiting)
+                self.gang = gang
+                if gang.waited:
+                    self.clock = RunClock(self.job, self.claim)  # waiting for others was no part of the run
+                    self.journal.note(stage="starting", cluster={"waiting": None})
+                self.cluster = Cluster(
+                    gang.starter(parts.preloader),
+                    request,
+                    members.seats(strategy),
+                    gang.gpus,
+                    self.journal.add,
+                    host=members.LOCALHOST if elsewhere is None else gang.host,
+                    among=self.settings.cluster_ports,
+                    elsewhere=elsewhere,
+                    worker=None if elsewhere is None else self.claim.worker_id,
+                )
+                ending = self.cluster.judged(self._watched(self.cluster))
             if not self.cluster.port_was_taken or ending.stopped_for is not None:
                 break
             message = "Another program took a port of the cluster first; it is started again at other ports."
             self.journal.add(Warned(code="port_taken", message=message))
         return ending
+
+    def _why_wait_no_longer(self) -> StopReason | None:
+        if self.keeper.lost.is_set():
+            return StopReason.LOST
+        if self.keeper.cancel_requested.is_set():
+            return StopReason.CANCEL
+        return StopReason.SHUTDOWN if self.parts.told_to_stop else None
+
+    def _note_waiting(self, here: int, needed: int) -> None:
+        waiting = {"workers": here, "of": needed, "text": f"{here} of {needed}"}
+        self.journal.note(stage="waiting_for_workers", cluster={"waiting": waiting})
+        self.journal.flush(force=True)
 
     def _watched(self, program: Trainer | Cluster) -> Ending:
         self.journal.note(
@@ -171,6 +257,8 @@ class _Attempt:
 
     def _on_event(self, event: TrainingEvent) -> None:
         self.journal.add(event)
+        if self.trial is not None and isinstance(event, EpochEnded):
+            self.trial.epoch(event)
 
     def _on_tick(self) -> None:
         try:
@@ -189,7 +277,9 @@ class _Attempt:
             reason = StopReason.CANCEL
         elif self.clock.over():
             reason = StopReason.DEADLINE
-        elif self.parts.stopping.is_set():
+        elif self.trial is not None and self.trial.stop.is_set():
+            reason = StopReason.PRUNED
+        elif self.parts.told_to_stop or (self.gang is not None and self.gang.leaving):
             reason = StopReason.SHUTDOWN
         if reason is not None:
             self.journal.note(stage="stopping")
@@ -201,6 +291,10 @@ class _Attempt:
         self.journal.flush(force=True)
         if self.keeper.cancel_requested.is_set():
             return self._end(JobState.CANCELLED)
+        if self.trial is not None:
+            if self.trial.pruned() is not None:
+                return self._pruned()
+            final["values"] = self.trial.values(finished)
         if self.job.model is None or finished.export_dir is None:
             return self._end(JobState.SUCCEEDED, result=final)
         self._enter_publishing()
@@ -245,6 +339,8 @@ class _Attempt:
     def _ended_early(self, ending: Ending) -> str:
         if ending.stopped_for is StopReason.CANCEL:
             return self._end(JobState.CANCELLED)
+        if ending.stopped_for is StopReason.PRUNED:
+            return self._pruned()
         if ending.stopped_for is StopReason.DEADLINE:
             return self.fail(self.clock.error())
         if ending.stopped_for is StopReason.SHUTDOWN or isinstance(ending.last_word, Stopped):
@@ -259,6 +355,12 @@ class _Attempt:
                 too_much=memory.too_much(self.batch_size, self.journal.run),
             )
         )
+
+    def _pruned(self) -> str:
+        assert self.trial is not None  # noqa: S101 - nothing else is pruned
+        if self.trial.failed is not None:
+            raise self.trial.failed
+        return self._end(JobState.CANCELLED, error=self.trial.pruned())
 
     def _end(
         self, state: JobState, *, error: JobError | None = None, result: dict[str, Any] | None = None
@@ -275,6 +377,30 @@ class _Attempt:
             return self._release(AttemptOutcome.FAILED, error, counts=True)
         except StaleClaim:
             return "lost: another attempt has it"
+
+    def stand_down(self, wait: StandDown) -> str:
+        """Give the slot back: the job waits on the queue for the workers it needs."""
+        stood: list[bool] = []
+        try:
+            self._insist(
+                lambda: stood.append(
+                    self.store.gangs.stand_down(
+                        self.claim,
+                        pause_seconds=wait.pause_seconds,
+                        queued_until=queued_until(self.job),
+                        why=str(wait),
+                        tried=wait.tried,
+                    )
+                )
+            )
+        except StaleClaim:
+            return "lost: another attempt has it"
+        if not stood[-1]:
+            return self._end(JobState.CANCELLED)
+        if self.parts.queue is not None and not wait.pause_seconds:
+            with contextlib.suppress(Unavailable):  # then the sweeper sends it
+                self.parts.queue.send(self.job.id, self.job.queue)
+        return f"stood down: {wait}"
 
     def _release(self, outcome: AttemptOutcome, error: JobError | None, *, counts: bool) -> str:
         states: list[JobState] = []

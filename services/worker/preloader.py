@@ -42,6 +42,10 @@ class Handle(Protocol):
 class Trainer:
     """A running training program. ``events`` is the readable end of its event pipe."""
 
+    # What another worker says of a program that it runs for this one (see ``cluster.MemberProgram``): never of ours.
+    silent = False
+    lost_with: str | None = None
+
     def __init__(self, handle: Handle, lifeline: int, events: int, *, warm: bool) -> None:
         self.pid = handle.pid
         self.events = events

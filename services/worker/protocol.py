@@ -82,11 +82,26 @@ class CodeSource(_Message):
     sha256: str | None = None  # as recorded when the job was submitted
 
 
+class TrialFacts(_Message):
+    """What trial of which study a job is. Its model is kept, not exported.
+
+    Attributes:
+        evaluate: whether the study needs the final evaluation.
+    """
+
+    study_id: str
+    number: int
+    params: dict[str, Any]
+    evaluate: bool = False
+
+
 class TrainingRequest(_Message):
     """All that the program needs to know; it reads no environment and no store."""
 
     job_id: str
     attempt: int
+    request_id: str | None = None  # of the request that made the job; these two are for its log
+    worker_id: str | None = None
     spec: dict[str, Any]
     run_dir: Path
     tfds_dir: Path
@@ -100,6 +115,7 @@ class TrainingRequest(_Message):
     code: list[CodeSource] = []  # the user's own builders that the job names
     source: SourceFiles | None = None  # the model that the job exports or goes on from
     model_file: Path | None = None  # a model of the user's own that it goes on from, looked up and allowed
+    trial: TrialFacts | None = None  # None: a job of its own
     resume_dirs: list[
         Path
     ] = []  # run dirs to look for a checkpoint in, first match wins; own run_dir included
@@ -193,6 +209,8 @@ class Finished(_Message):
 
     event: Literal["finished"] = "finished"
     metrics: dict[str, float]  # final evaluation: test_loss, test_accuracy, ...
+    last_metrics: dict[str, float] = {}  # at the end of the last epoch, whichever attempt trained it
+    best_value: float | None = None  # of the metric that checkpoint.best monitors
     export_dir: str | None = None
     signatures: dict[str, Any] = {}  # name -> {"inputs": {alias: {"dtype", "shape"}}, "outputs": {...}}
     classes: list[str] | None = None
@@ -252,6 +270,10 @@ class RunDir:
     def log_of(self, member: str) -> Path:
         """The log of a cluster's member that is not the chief, such as worker-1."""
         return self.root / f"job.{member}.log"
+
+    def gang_flag(self, token: str) -> Path:
+        """A file by which members on other workers know that they see the leader's disk."""
+        return self.root / f".gang-{token}"
 
     @property
     def spec(self) -> Path:

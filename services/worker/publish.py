@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from services.worker.protocol import Finished
 from shared.jobs import Claim, Job
 from shared.model_repo import ModelRepo, tree_size
 from shared.serving_client import ServingClient
-from shared.serving_config import ServingConfig
+from shared.serving_config import SETTLE_SECONDS, ServingConfig
 from shared.specs.traffic import LabelRoute
 from shared.store import Publication, Store
+
+# Longer than servers take between two looks at models.config; one that is away is not waited for.
+LABEL_SECONDS = 15.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Publisher:
             classes=finished.classes,
             lineage=lineage,
         )
+        self._let_labels_settle(model)
         version = self.store.models.publish(
             claim, model, publication, place=lambda lowest: self.repo.place(model, staged, job.id, lowest)
         )
@@ -84,6 +90,16 @@ class Publisher:
             self.store.labels.put(model, label, LabelRoute(version=version), why=f"published by {job.id}")
         self.config.write()
         return served or bool(label)
+
+    def _let_labels_settle(self, model: str) -> None:
+        """A server that has not yet read of a label that was just set takes a new version for all that is wanted, and
+        lets go what the label points at.
+        """
+        if self.store.labels.settling(SETTLE_SECONDS):
+            routes = self.store.labels.traffic(model).labels.items()
+            labels = {label: route.version for label, route in routes if route.version is not None}
+            if labels and not self.serving.wait_labelled(model, labels, timeout=LABEL_SECONDS):
+                log.warning("the model server has not read of all labels of %s", model)
 
     def _compare(self, model: str, version: int) -> None:
         folder = self.repo.root / model / str(version)

@@ -40,6 +40,7 @@ class StopReason(Enum):
 
     CANCEL = "cancel"  # somebody asked; a checkpoint is welcome
     DEADLINE = "deadline"  # it has run for as long as it may; a checkpoint is welcome
+    PRUNED = "pruned"  # its study wants no more of it
     SHUTDOWN = "shutdown"  # the worker is told to stop; a checkpoint is needed
     LOST = "lost"  # the job is somebody else's now; nothing it writes counts any more
 
@@ -145,6 +146,8 @@ class _Watch:
         """Called after the process' end: whether all it said has been read. A stray child of its may hold the pipe
         open for ever, so an empty pipe is as good as a closed one.
         """
+        if self.pipe_open:
+            self.read_to_end()  # what it said between the last look and its end
         if self.pipe_open and self._idle:
             self.trainer.kill()
             return True

@@ -4,7 +4,8 @@
     modelyard/golden.npz           ``rows`` as the data have them, and the training program's own float32 ``answers``
     modelyard/golden.json          {"signature", "input", "output", "tolerance"}, for tables "inputs", their raw columns
     modelyard/litert/model.tflite  the numeric signatures in LiteRT
-    modelyard/litert.json          {"signatures": {name: {"file", "sha256", "inputs", "outputs"}}, "largest_difference"}
+    modelyard/litert.json          {"signatures": {name: {"file", "sha256", "inputs", "outputs"}},
+                                   "largest_difference", "saved_model": {file: its SHA-256}}
     modelyard/model.keras, ...     what a run keeps (``kept``), so that the version can be trained on
 
 None of it is needed to serve the version: what can't be written is a warning, never the job's end.
@@ -142,5 +143,18 @@ def litert_model(
             "format": 1,
             "signatures": {name: {**described, **signatures[name]} for name in names},
             "largest_difference": worst,
+            # A twin's conversion answers a little otherwise than the reduced precision that is served.
+            **({"saved_model": saved_model_files(export_dir)} if saved_model == export_dir else {}),
         },
     )
+
+
+def saved_model_files(export_dir: Path) -> dict[str, str]:
+    """The SHA-256 of each file that makes the SavedModel's answers. A model server that finds these very files may
+    answer from the LiteRT model without asking the SavedModel whether it agrees.
+    """
+    files = [export_dir / "saved_model.pb", *sorted((export_dir / "variables").iterdir())]
+    return {
+        file.relative_to(export_dir).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }

@@ -36,6 +36,8 @@ def end(
         OSError: the disk is full.
     """
     run_dir = RunDir(request.run_dir)
+    if request.trial is not None:
+        return _kept_only(request, model, facts, golden, metrics)
     golden = replace(golden, answers=answers_of(model, facts, golden.rows))
     exported = export(model, facts, golden.rows, run_dir.export, expected=golden.answers)
     more: dict[str, Any] = {
@@ -57,6 +59,28 @@ def end(
         classes=facts.classes,
         lineage={"source": _source(request)} if _source(request) else {},
     )
+
+
+def _kept_only(
+    request: TrainingRequest,
+    model: keras.Model,
+    facts: ModelFacts,
+    golden: Golden,
+    metrics: dict[str, float],
+) -> Finished:
+    """A trial's end: its model is kept; what is published of a study is exported from there, once."""
+    golden = replace(golden, answers=answers_of(model, facts, golden.rows))
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    kept.finish(
+        RunDir(request.run_dir).kept,
+        model,
+        facts,
+        golden,
+        job=request.job_id,
+        metrics=metrics,
+        versions=versions,
+    )
+    return Finished(metrics=metrics, lineage={"source": _source(request)} if _source(request) else {})
 
 
 def _source(request: TrainingRequest) -> dict[str, Any] | None:

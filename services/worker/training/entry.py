@@ -58,6 +58,7 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
         lifeline.watch(lifeline_fd)
         timings.mark("request")
         request = TrainingRequest.model_validate_json(line)
+        _head_log(request)
         if request.cluster is not None:
             membership.join(request.cluster, emit, stop)
         environment.quiet()
@@ -85,6 +86,17 @@ def _guarded(lifeline_fd: int, emit: Emitter, stop: StopSignal, timings: Timings
                 run.note_gpu_memory()
             emit(Failed(code=failure.code, message=failure.message, hint=failure.hint, detail=failure.detail))
             return EXIT_FAILED
+
+
+def _head_log(request: TrainingRequest) -> None:
+    """Say in the job's log which attempt begins here, and for which request."""
+    about = {"job_id": request.job_id, "attempt": request.attempt, "request_id": request.request_id,
+             "worker_id": request.worker_id}  # fmt: skip
+    with contextlib.suppress(OSError):  # the log's disk is full: the job will say so itself
+        sys.stderr.write(
+            " ".join(f"{key}={value}" for key, value in about.items() if value is not None) + "\n"
+        )
+        sys.stderr.flush()
 
 
 def _program(request: TrainingRequest) -> Any:

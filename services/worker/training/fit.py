@@ -67,6 +67,17 @@ class Training:
         with self.stop.deferred():
             self._run(resume, source)
 
+    @property
+    def metrics(self) -> Logs:
+        """At the end of the last epoch, also when an earlier attempt trained it."""
+        return {name: float(value) for name, value in self._metrics.items()}
+
+    @property
+    def best_value(self) -> float | None:
+        """Of the metric that the best checkpoint goes by."""
+        note = self._best.note if self._best is not None else None
+        return None if note is None else float(note["value"])
+
     def _run(self, resume: Checkpoint | None, source: Path | None) -> None:
         self._take_back_files(resume, source)
         self._callbacks = user_callbacks.make(self.job.fit.callbacks, self.run_dir.root)

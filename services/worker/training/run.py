@@ -115,8 +115,9 @@ class Run:
         self.timings.mark("exported")
         self.emit.note(timings=self.timings.marks)
         loading.discard(self.request)
-        place = training.position
-        return finished.model_copy(update={"epochs": place.epoch, "steps": place.total})
+        place, best = training.position, training.best_value
+        known = {"last_metrics": training.metrics, "best_value": best}
+        return finished.model_copy(update={"epochs": place.epoch, "steps": place.total, **known})
 
     def note_gpu_memory(self) -> None:
         """Tell how large the GPUs are, once one was too small."""
@@ -210,7 +211,7 @@ class Run:
         folders = [RunDir(folder).checkpoints for folder in self.request.resume_dirs]
         found = state.find(folders, kept.identity, self.emit.warn)
         folder, resume = found if found is not None else (None, None)
-        board = EventFiles(run_dir.root, job, model, data)
+        board = EventFiles(run_dir.root, job, model, data, compared=self.request.trial is None)
         self._training = training = Training(
             job,
             data,
@@ -243,6 +244,8 @@ class Run:
         self, data: TrainingData, steps: Steps, training: Training, *, logits: bool
     ) -> dict[str, float]:
         if data.test is None:
+            return {}
+        if self.request.trial is not None and not self.request.trial.evaluate:
             return {}
         self._stage("evaluating")
         logs = evaluate(steps, (as_tensor(data.test.x), as_tensor(data.test.y)), self.stop)

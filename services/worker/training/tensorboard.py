@@ -36,11 +36,23 @@ def event_files(run_dir: Path) -> list[Path]:
 
 
 class EventFiles:
-    """The writers of one run. Every method writes at once; ``flush`` makes it visible."""
+    """The writers of one run. Every method writes at once; ``flush`` makes it visible.
 
-    def __init__(self, run_dir: Path, job: TrainJob, model: keras.Model, data: TrainingData) -> None:
+    Not ``compared``: a study says of this run what the HParams page shows.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        job: TrainJob,
+        model: keras.Model,
+        data: TrainingData,
+        *,
+        compared: bool = True,
+    ) -> None:
         self._run_dir = run_dir
         self._job, self._spec = job, job.tensorboard
+        self._compared = compared and job.tensorboard.hparams
         self._model, self._data = model, data
         self._open: dict[str, Any] = {}
         self._introduced = False
@@ -123,7 +135,7 @@ class EventFiles:
 
     def ended(self, *, success: bool) -> None:
         """The job has come to an end of its own."""
-        if self._spec.hparams and self._introduced:
+        if self._compared and self._introduced:
             with self._writer("").as_default():
                 summaries.session_end(success=success)
         self.close()
@@ -150,7 +162,7 @@ class EventFiles:
 
     def _introduce(self) -> None:
         """What is written once: settings, the spec as text, sample images, both graphs."""
-        if self._spec.hparams:
+        if self._compared:
             # as it was written in the job: 0.01, not the nearest float32
             rate = float(str(np.float32(keras.ops.convert_to_numpy(self._learning_rate()))))
             with self._writer("").as_default():

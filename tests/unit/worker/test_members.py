@@ -7,8 +7,19 @@ import socket
 
 import pytest
 
-from services.worker.members import Ports, Seat, gpu_names, seats, share_gpus, tasks
+from services.worker.members import (
+    Place,
+    Ports,
+    Seat,
+    gpu_names,
+    own_address,
+    seats,
+    share_gpus,
+    slot_seats,
+    tasks,
+)
 from shared.errors import InvalidInput
+from shared.settings import Settings
 from shared.specs import DefaultStrategy, MultiWorkerMirroredStrategy, ParameterServerStrategy
 
 MIRRORED = seats(MultiWorkerMirroredStrategy(workers=2))
@@ -87,3 +98,45 @@ def test_every_member_is_told_the_same_addresses_and_its_own_place() -> None:
     assert json.loads(told[3].tf_config) == {"cluster": addresses, "task": {"type": "worker", "index": 1}}
     assert told[3].visible_gpus == "1"
     assert [task.is_chief for task in tasks(MIRRORED, [1, 2], [None, None])] == [True, False]
+
+
+def test_members_elsewhere_are_told_and_named_by_their_own_address() -> None:
+    away = {"worker-1": Place("w2", "10.0.0.2", 9, "0,1")}
+    told = tasks(SERVED, [1, 2, 3], ["", "", "7"], host="10.0.0.1", elsewhere=away)
+    assert told[0].addresses == {
+        "chief": ["10.0.0.1:1"],
+        "ps": ["10.0.0.1:2"],
+        "worker": ["10.0.0.1:3", "10.0.0.2:9"],
+    }
+    assert [task.visible_gpus for task in told] == ["", "", "7", "0,1"]
+
+
+def test_all_workers_but_the_first_take_a_slot_elsewhere() -> None:
+    assert slot_seats(MultiWorkerMirroredStrategy(workers=3)) == ["worker-1", "worker-2"]
+    assert slot_seats(ParameterServerStrategy(workers=2, ps=3)) == ["worker-1"]
+    assert slot_seats(DefaultStrategy()) == []
+
+
+def test_the_address_of_this_machine_is_the_one_that_talks_to_the_broker_unless_set() -> None:
+    assert own_address(Settings(broker_url="redis://:secret@127.0.0.1:6379/0")) == "127.0.0.1"
+    assert own_address(Settings(advertise_host="trainer-3.example")) == "trainer-3.example"
+    assert own_address(Settings(broker_url="redis://no.such.host.invalid/0")) == socket.gethostname()
+
+
+def test_ports_come_from_the_range_that_a_firewall_leaves_open() -> None:
+    first = Ports()
+    (free,) = first.take(1)
+    first.release()
+    ports = Ports(f"{free}-{free}")
+    assert ports.take(1) == [free]
+    with pytest.raises(OSError, match="MODELYARD_CLUSTER_PORTS"):
+        Ports(f"{free}-{free}").take(1)
+    ports.listen()
+    socket.create_connection(("127.0.0.1", free), 2).close()
+    ports.rest()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", free), 2)
+    assert not first.held
+    with pytest.raises(OSError, match="MODELYARD_CLUSTER_PORTS"):
+        Ports(f"{free}-{free}").take(1)
+    ports.release()

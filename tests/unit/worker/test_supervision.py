@@ -68,6 +68,27 @@ def after(seconds: float, reason: StopReason) -> Callable[[], StopReason | None]
 FINISH = 'say(event="finished", metrics={"a": 1.0}, epochs=1, steps=2)\n'
 
 
+def test_what_was_said_while_the_supervisor_was_busy_is_read_after_the_programs_end() -> None:
+    trainer, seen = started("time.sleep(0.3)\n" + FINISH), []
+
+    def slow_store() -> None:
+        while trainer.poll() is None:
+            time.sleep(0.01)
+
+    try:
+        ending = watch(
+            trainer,
+            on_event=seen.append,
+            on_tick=slow_store,
+            stop_reason=lambda: None,
+            grace_seconds=5,
+        )
+    finally:
+        trainer.close()
+    assert isinstance(ending.last_word, Finished)
+    assert [type(event) for event in seen] == [Finished]
+
+
 def test_events_arrive_in_order_and_the_last_word_is_kept() -> None:
     ending, seen = watched(
         'say(event="stage", stage="building")\nsay(event="stage", stage="training")\n' + FINISH

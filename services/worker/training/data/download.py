@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from services.worker.training.data import debian
+from services.worker.training.data import apt, debian
 from services.worker.training.data.preparing import Preparing
 from services.worker.training.failures import TrainingFailed, data_invalid, shorten
 
@@ -82,7 +82,7 @@ def _prepare_from_debian(tfds: Any, builder: Any, tfds_dir: Path, emit: Emitter,
     with tempfile.TemporaryDirectory(prefix="modelyard-fashion-mnist-") as folder:
         try:
             origin = debian.genuine_files(Path(folder))
-        except debian.NotAvailable as error:
+        except apt.NotAvailable as error:
             raise TrainingFailed(
                 "data_unreachable",
                 f"fashion_mnist can't be downloaded ({problem}), nor had from Debian's package ({error})",

@@ -12,7 +12,7 @@ import pytest
 
 from services.worker.training import checkpoints, run_files
 from services.worker.training.checkpoints import Checkpoint, Position
-from services.worker.training.data import debian, decoded
+from services.worker.training.data import apt, debian, decoded
 from services.worker.training.data.tfds import cache_key
 from services.worker.training.failures import TrainingFailed
 from services.worker.training.weight_images import as_image
@@ -207,7 +207,7 @@ def test_cache_keys_are_readable_and_distinct() -> None:
 
 
 def test_a_file_that_is_not_the_published_one_is_refused() -> None:
-    with pytest.raises(debian.NotAvailable, match="not the published file"):
+    with pytest.raises(apt.NotAvailable, match="not the published file"):
         debian.rebuilt("t10k-labels-idx1-ubyte.gz", gzip.compress(b"other"))
 
 
