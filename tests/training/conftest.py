@@ -7,6 +7,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,10 @@ class Supervisor:
         self.jobs.append(job)
         return job
 
+    def close(self) -> None:
+        for job in self.jobs:
+            job.trainer.close()
+
     def run(self, spec: dict[str, Any], **options: Any) -> Job:
         """Start, wait for the end, and expect success."""
         job = self.start(spec, **options)
@@ -140,10 +145,15 @@ def preloader() -> Preloader:
 
 @pytest.fixture
 def supervisor(preloader: Preloader, tmp_path: Path) -> Iterator[Supervisor]:
-    supervisor = Supervisor(preloader, tmp_path)
-    yield supervisor
-    for job in supervisor.jobs:
-        job.trainer.close()
+    with closing(Supervisor(preloader, tmp_path)) as supervisor:
+        yield supervisor
+
+
+@pytest.fixture(scope="module")
+def shared_supervisor(preloader: Preloader, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """For jobs that several tests of a file look at, none of which may change what they left."""
+    with closing(Supervisor(preloader, tmp_path_factory.mktemp("shared"))) as supervisor:
+        yield supervisor
 
 
 @pytest.fixture(scope="session")
@@ -168,10 +178,15 @@ def iris(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# histograms, pictures and graphs cost a fifth of a small job: tests that look at them ask for them
+SCALARS_ALONE: dict[str, Any] = {
+    "histogram_freq": 0, "write_images": False, "write_graph": False, "sample_images": 0, "confusion_matrix": False,
+}  # fmt: skip
 DIGITS_JOB: dict[str, Any] = {
     "model": {"builder": "mlp", "params": {"units": "32"}},
     "dataset": {"npz": "ds_digits"},
     "fit": {"epochs": 2, "batch_size": 64},
+    "tensorboard": SCALARS_ALONE,
 }
 
 

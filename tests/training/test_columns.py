@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from services.worker.training import columns
 from services.worker.training.data.table import Column, raw_rows
-from tests.training.conftest import Supervisor, changed
+from tests.training.conftest import SCALARS_ALONE, Job, Supervisor, changed
 
 TABLE = (
     Column("age (years)", "age__years_", "numeric", missing=3, fill=30.5),
@@ -123,15 +123,28 @@ CUSTOMERS: dict[str, Any] = {
         "stratify": True,
         "columns": {"zip": {"type": "categorical", "encoding": "embedding"}},
     },
-    "fit": {"epochs": 15, "batch_size": 16, "learning_rate": 0.01},
+    "fit": {"epochs": 15, "batch_size": 16, "learning_rate": 0.01, "deterministic": True},
     "publish": {"model": "customers"},
+    "tensorboard": SCALARS_ALONE,
 }
 
 
-def test_the_export_takes_raw_columns_and_answers_as_evaluation_did(
-    supervisor: Supervisor, customers: Path
-) -> None:
-    job = supervisor.run(CUSTOMERS, data=customers)
+@pytest.fixture(scope="module")
+def trained(shared_supervisor: Supervisor, customers: Path) -> Job:
+    return shared_supervisor.run(CUSTOMERS, data=customers, run="trained")
+
+
+def source_of(job: Job) -> dict[str, Any]:
+    return {
+        "folder": job.run_dir / "kept",
+        "root": job.run_dir,
+        "checkpoint": None,
+        "lineage": {"job_id": "j"},
+    }
+
+
+def test_the_export_takes_raw_columns_and_answers_as_evaluation_did(trained: Job, customers: Path) -> None:
+    job = trained
     assert job.last["metrics"]["test_accuracy"] > 0.85
     described = {column["name"]: column for column in job.noted()["data"]["columns"]}
     assert described["age (years)"]["fill"] == pytest.approx(49, abs=5)
@@ -168,17 +181,15 @@ def test_the_export_takes_raw_columns_and_answers_as_evaluation_did(
     ]
 
 
-def test_the_keras_format_takes_raw_columns_too(supervisor: Supervisor, customers: Path) -> None:
-    quick = changed(CUSTOMERS, fit={"epochs": 2})
-    trained = supervisor.run(quick, data=customers, run="trained").run_dir
-    source = {"folder": trained / "kept", "root": trained, "checkpoint": None, "lineage": {"job_id": "j"}}
+def test_the_keras_format_takes_raw_columns_too(supervisor: Supervisor, trained: Job) -> None:
+    source = source_of(trained)
     spec = {"kind": "export", "from": {"job": "job_trained"}, "formats": ["keras", "weights", "onnx"]}
     job = supervisor.run(spec, run="export", source=source)
     proofs = job.noted()["export"]
     assert proofs["keras"]["inputs"] == "raw columns"
     assert max(proof["difference"] for proof in proofs.values()) < 1e-5
-    golden = np.load(trained / "kept" / "golden.npz")
-    described = json.loads((trained / "kept" / "model.json").read_text())["table"]
+    golden = np.load(trained.run_dir / "kept" / "golden.npz")
+    described = json.loads((trained.run_dir / "kept" / "model.json").read_text())["table"]
     feeds = _tensors(raw_rows([Column.from_dict(column) for column in described], golden["rows"]))
     model = keras.saving.load_model(job.run_dir / "export" / "model.keras", safe_mode=True)
     np.testing.assert_allclose(model.predict(feeds, verbose=0), golden["answers"], atol=1e-5)
@@ -191,33 +202,30 @@ def test_the_keras_format_takes_raw_columns_too(supervisor: Supervisor, customer
 
 
 def test_fine_tuning_takes_a_table_with_other_gaps_but_not_other_categories(
-    supervisor: Supervisor, customers: Path, tmp_path: Path
+    supervisor: Supervisor, customers: Path, tmp_path: Path, trained: Job
 ) -> None:
-    quick = changed(CUSTOMERS, fit={"epochs": 1})
-    trained = supervisor.run(quick, data=customers, run="trained")
-    source = {
-        "folder": trained.run_dir / "kept",
-        "root": trained.run_dir,
-        "checkpoint": None,
-        "lineage": {"job_id": "j"},
-    }
-    on = {**quick, "model": {"from_job": {"job": "job_trained"}}}
+    source = source_of(trained)
+    on = {**changed(CUSTOMERS, fit={"epochs": 1}), "model": {"from_job": {"job": "job_trained"}}}
     header, *rows = customers.read_text().splitlines(keepends=True)
     (tmp_path / "fewer.csv").write_text(header + "".join(rows[:200]))
     job = supervisor.run(on, data=tmp_path / "fewer.csv", run="fewer", source=source)
     fills = [run.noted()["data"]["columns"][0]["fill"] for run in (trained, job)]
     assert fills[0] != fills[1]
-    (tmp_path / "other.csv").write_text(header + "".join(rows).replace("red,", "pink,"))
-    failed = supervisor.fail(on, data=tmp_path / "other.csv", run="other", source=source)
-    assert failed["code"] == "shape_mismatch"
+    text = "".join(rows)
+    # a category more would shift the codes
+    for name, other in (
+        ("other", text.replace("red,", "pink,")),
+        ("more", text + "mauve,30,true,x,10115,no\n" * 30),
+    ):
+        (tmp_path / f"{name}.csv").write_text(header + other)
+        failed = supervisor.fail(on, data=tmp_path / f"{name}.csv", run=name, source=source)
+        assert failed["code"] == "shape_mismatch"
+        assert "categories" in failed["message"]
 
 
-def test_streaming_a_table_gives_the_same_model(supervisor: Supervisor, customers: Path) -> None:
-    quick = changed(CUSTOMERS, fit={"epochs": 3, "deterministic": True})
-    ends = [
-        supervisor.run(changed(quick, dataset={"cache": cache}), data=customers, run=f"cache-{cache}").last[
-            "metrics"
-        ]
-        for cache in (True, False)
-    ]
-    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+def test_streaming_a_table_gives_the_same_model(
+    supervisor: Supervisor, customers: Path, trained: Job
+) -> None:
+    streamed = supervisor.run(changed(CUSTOMERS, dataset={"cache": False}), data=customers)
+    assert [job.noted()["data"]["kept"] for job in (trained, streamed)] == ["memory", "disk"]
+    assert streamed.last["metrics"] == pytest.approx(trained.last["metrics"], rel=1e-5)

@@ -12,7 +12,7 @@ import pytest
 from services.worker.training import devices, precision
 from services.worker.training.device_plan import Plan
 from shared.specs import DeviceSpec
-from tests.training.conftest import Supervisor
+from tests.training.conftest import SCALARS_ALONE, Supervisor
 
 
 def spec(options: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def spec(options: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "model": {"builder": "mlp", "params": {"units": [16]}},
         "dataset": {"npz": "ds_digits"},
         "fit": {"epochs": 1, "batch_size": 100},
-        "tensorboard": {"histogram_freq": 0, "write_images": False, "sample_images": 0},
+        "tensorboard": SCALARS_ALONE,
         "devices": options,
         **changes,
     }
@@ -95,9 +95,10 @@ def test_precision_is_the_models_and_outputs_stay_float32(
     assert {layer.name: layer.compute_dtype for layer in model.layers if layer.weights} == {
         "d1": policy.removeprefix("mixed_"), "probabilities": "float32",
     }  # fmt: skip
-    fit["epochs"] = 6
-    again = supervisor.run(request, data=digits, attempt=2)
-    assert again.noted()["resumed_from"]["epoch"] == 5
+    if policy == "mixed_float16":  # the loss' scale is state that goes on; the other has none of its own
+        fit["epochs"] = 6
+        again = supervisor.run(request, data=digits, attempt=2)
+        assert again.noted()["resumed_from"]["epoch"] == 5
 
 
 def test_replicas_on_logical_cpus_train_in_half_precision_and_without_xla(

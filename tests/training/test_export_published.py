@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,12 @@ def test_a_published_model_carries_all_that_a_server_and_a_later_training_need(
     np.testing.assert_allclose(answer, golden.answers, atol=notes["tolerance"])
     assert (golden.rows == np.load(digits)["x_test"][: len(golden.rows)]).all()
 
-    described = json.loads((export / BESIDE / "litert.json").read_text())["signatures"]
+    notes = json.loads((export / BESIDE / "litert.json").read_text())
+    compared = ["saved_model.pb", *(f"variables/{file.name}" for file in (export / "variables").iterdir())]
+    assert notes["saved_model"] == {
+        name: sha256((export / name).read_bytes()).hexdigest() for name in compared
+    }
+    described = notes["signatures"]
     assert set(described) == {"serving_default"}
     content = (export / BESIDE / described["serving_default"]["file"]).read_bytes()
     runner = litert.Runner(content, "serving_default")
@@ -57,7 +63,8 @@ def test_a_published_model_carries_all_that_a_server_and_a_later_training_need(
 def test_mixed_precision_is_converted_by_a_float32_twin(supervisor: Supervisor, digits: Path) -> None:
     precision = {"devices": {"mixed_precision": "mixed_bfloat16"}, "publish": {"model": "digits"}}
     trained = supervisor.run(changed(DIGITS_JOB, fit={"epochs": 1}) | precision, data=digits, run="trained")
-    assert not trained.of("warning")
+    # of the processor, where it has no instructions for them
+    assert {one["code"] for one in trained.of("warning")} <= {"bfloat16_on_cpu"}
     described = json.loads((trained.run_dir / "export" / BESIDE / "litert.json").read_text())
     assert described["largest_difference"] < 0.01
     source = {"folder": trained.run_dir / "kept", "root": trained.run_dir}

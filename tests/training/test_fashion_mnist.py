@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from services.worker.training.data import debian, download
+from services.worker.training.data import download
 from services.worker.training.failures import TrainingFailed
 from tests.conftest import unavailable
 from tests.training.conftest import Supervisor
@@ -70,26 +69,3 @@ def test_the_probe_gives_up_in_time() -> None:
     assert problem is not None
     assert problem.startswith("host.invalid:")
     assert time.monotonic() - started < 20
-
-
-def test_without_apt_the_package_is_not_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(debian.NotAvailable, match="no apt-get"):
-        debian.genuine_files(tmp_path, installed=tmp_path / "nowhere")
-
-
-def test_empty_package_lists_are_fetched_into_a_private_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-
-    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        seen.append(command)
-        return subprocess.CompletedProcess(command, 100, "", "E: Unable to locate package\n")
-
-    monkeypatch.setattr(debian.subprocess, "run", run)
-    monkeypatch.setattr(debian.shutil, "which", lambda name: f"/usr/bin/{name}")
-    with pytest.raises(debian.NotAvailable, match="Unable to locate"):
-        debian.genuine_files(tmp_path, installed=tmp_path / "nowhere")
-    assert seen[1][-1] == "update"
-    assert any(option.startswith("Dir::State::Lists=") for option in seen[1])

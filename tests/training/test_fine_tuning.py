@@ -30,10 +30,10 @@ def weights(run_dir: Path) -> dict[str, Any]:
     return {name: value for name, value in layers.items() if value}
 
 
-@pytest.fixture
-def trained(supervisor: Supervisor, digits: Path) -> Job:
+@pytest.fixture(scope="module")
+def trained(shared_supervisor: Supervisor, digits: Path) -> Job:
     spec = changed(DIGITS_JOB, model={"builder": "mlp", "params": {"units": [32, 16]}})
-    return supervisor.run(spec, data=digits, run="source")
+    return shared_supervisor.run(spec, data=digits, run="source")
 
 
 def test_training_goes_on_as_if_it_had_never_ended(

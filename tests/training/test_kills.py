@@ -1,4 +1,4 @@
-"""SIGKILL at ten points drawn by a seed, and ten others: the end must be that of a run which nothing happened to."""
+"""SIGKILL at points drawn by a seed, and where it is worst: the end must be that of a run nothing happened to."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from services.worker.training.checkpoints import Checkpoint
 from shared import checkpoint_files
 from tests.training.conftest import DIGITS_JOB, Job, Supervisor, changed
 
-EPOCHS, STEPS = 8, 30  # 1,500 rows in batches of 50
+EPOCHS, STEPS = 6, 30  # 1,500 rows in batches of 50
 BASE = changed(
     DIGITS_JOB,
     # Dropout makes the seed generators' state matter, Adam the optimizer's, the callbacks theirs
     model={"builder": "mlp", "params": {"units": "16", "dropout": 0.3}},
     fit={"epochs": EPOCHS, "batch_size": 50, "deterministic": True, "steps_per_execution": 4},
-    tensorboard={"update_freq": "batch", "write_images": False},
-)
+) | {"tensorboard": {"update_freq": "batch", "write_images": False}}
 PLATEAU = [
     {"name": "ReduceLROnPlateau", "params": {"monitor": "loss", "patience": 1, "min_delta": 0.2}},
     {"name": "EarlyStopping", "params": {"patience": 4, "min_delta": 0.05, "restore_best_weights": True}},
@@ -63,6 +62,7 @@ SCHEDULED = [
 ]
 
 
+MOMENTUM = {"name": "SGD", "params": {"momentum": 0.9}}
 AVERAGING = {"name": "SGD", "params": {"momentum": 0.9, "use_ema": True}}
 
 
@@ -107,20 +107,20 @@ class Kill:
         return False
 
 
-def a_plan(seed: int, kills: int) -> list[Kill]:
-    """Most at any step, some where it is worst."""
+def a_plan(seed: int, each: int) -> list[Kill]:
+    """One at any step, and ``each`` at all the places where it is worst."""
     chance = random.Random(seed)
     steps = EPOCHS * STEPS
-    plan = [Kill("step", chance.randrange(1, steps), chance.uniform(0, 0.02)) for _ in range(kills - 9)]
-    plan += [Kill("validation", chance.randrange(1, EPOCHS), chance.uniform(0, 0.01)) for _ in range(2)]
-    plan += [Kill("epoch", chance.randrange(1, EPOCHS), chance.uniform(0, 0.01)) for _ in range(2)]
-    plan += [Kill("writing", chance.randrange(1, EPOCHS - 1), chance.uniform(0, 0.01)) for _ in range(2)]
+    plan = [Kill("step", chance.randrange(1, steps), chance.uniform(0, 0.02))]
+    plan += [Kill("validation", chance.randrange(1, EPOCHS), chance.uniform(0, 0.01)) for _ in range(each)]
+    plan += [Kill("epoch", chance.randrange(1, EPOCHS), chance.uniform(0, 0.01)) for _ in range(each)]
+    plan += [Kill("writing", chance.randrange(1, EPOCHS - 1), chance.uniform(0, 0.01)) for _ in range(each)]
     place = {"step": 1, "validation": STEPS, "epoch": STEPS, "writing": STEPS}
     plan.sort(key=lambda kill: kill.at * place[kill.what])
     return [
         *plan,
         Kill("evaluating", after=chance.uniform(0, 0.05)),
-        *(Kill("exporting", after=chance.uniform(0, 0.3)) for _ in range(2)),
+        *(Kill("exporting", after=chance.uniform(0, 0.3)) for _ in range(each)),
     ]
 
 
@@ -246,18 +246,24 @@ def go_through(supervisor: Supervisor, spec: dict[str, Any], data: Path, plan: l
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # two minutes in all on a quiet machine
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("fit", "every", "seed", "mirrored"),
+    ("fit", "every", "seed", "each", "mirrored"),
     [
-        ({"callbacks": PLATEAU}, 20, 1, False),
-        ({"callbacks": SCHEDULED, "optimizer": AVERAGING}, "0.01s", 2, False),
-        ({"callbacks": PLATEAU, "batch_size": 25}, 20, 3, True),
+        ({"callbacks": PLATEAU}, 20, 1, 2, False),
+        ({"callbacks": SCHEDULED, "optimizer": AVERAGING}, "0.01s", 2, 1, False),
+        ({"callbacks": PLATEAU, "batch_size": 25, "optimizer": MOMENTUM}, 20, 3, 1, True),
     ],
     ids=["steps", "seconds", "mirrored"],
 )
-def test_ten_kills_change_nothing(
-    supervisor: Supervisor, digits: Path, fit: dict[str, Any], every: Any, seed: int, mirrored: bool
+def test_six_or_ten_kills_change_nothing(
+    supervisor: Supervisor,
+    digits: Path,
+    fit: dict[str, Any],
+    every: Any,
+    seed: int,
+    each: int,
+    mirrored: bool,
 ) -> None:
     spec = changed(BASE, fit=fit, checkpoint={"every": every, "keep": 2})
     if mirrored:
@@ -265,7 +271,9 @@ def test_ten_kills_change_nothing(
             "model": {"keras_config": json.loads(normalized().to_json())},
             "strategy": {"kind": "mirrored", "preflight": False},
             "devices": {"virtual_devices": 2},
+            # drawing the graphs takes each attempt as long as its steps do; the others draw them
+            "tensorboard": spec["tensorboard"] | {"write_graph": False},
         }
     whole = supervisor.start(spec, data=digits, run="whole")
     assert whole.finish(timeout=300) == 0, whole.tail()
-    assert_equal(whole, go_through(supervisor, spec, digits, a_plan(seed, kills=10)))
+    assert_equal(whole, go_through(supervisor, spec, digits, a_plan(seed, each)))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from filelock import FileLock
 
 from shared import checkpoint_files
-from tests.training.conftest import DIGITS_JOB, Supervisor, changed
+from tests.training.conftest import DIGITS_JOB, Job, Supervisor, changed
 
 # Dropout makes the seed generators' state matter, Adam the optimizer's, the callbacks theirs
 EXACT = changed(
@@ -40,11 +42,15 @@ def _weights(run_dir: Path) -> list[np.ndarray[Any, Any]]:
     return [variable.numpy() for variable in loaded.variables]
 
 
-def test_a_killed_job_ends_with_the_very_weights_of_an_uninterrupted_one(
-    supervisor: Supervisor, digits: Path
-) -> None:
-    whole = supervisor.run(EXACT, data=digits, run="whole")
+@pytest.fixture(scope="module")
+def whole(shared_supervisor: Supervisor, digits: Path) -> Job:
+    """Nothing happened to it, and its rows lay in memory."""
+    return shared_supervisor.run(EXACT, data=digits, run="whole")
 
+
+def test_a_killed_job_ends_with_the_very_weights_of_an_uninterrupted_one(
+    supervisor: Supervisor, digits: Path, whole: Job
+) -> None:
     broken = supervisor.start(EXACT, data=digits, run="broken")
     broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 400)
     os.kill(broken.trainer.pid, signal.SIGKILL)
@@ -63,23 +69,18 @@ def test_a_killed_job_ends_with_the_very_weights_of_an_uninterrupted_one(
         assert event["metrics"] == expected[event["epoch"]]
 
 
-def test_rows_streamed_by_tf_data_give_the_very_weights_of_rows_in_memory(
-    supervisor: Supervisor, digits: Path
+def test_rows_streamed_by_tf_data_give_the_very_weights_of_rows_in_memory_though_killed(
+    supervisor: Supervisor, digits: Path, whole: Job
 ) -> None:
-    short = changed(EXACT, fit={"epochs": 3})
-    memory = supervisor.run(short, data=digits, run="memory")
-    streamed_spec = changed(short, dataset={"cache": False})
-    streamed = supervisor.run(streamed_spec, data=digits, run="streamed")
-    for one, other in zip(_weights(memory.run_dir), _weights(streamed.run_dir), strict=True):
-        np.testing.assert_array_equal(one, other)
-
+    streamed_spec = changed(EXACT, dataset={"cache": False})
     broken = supervisor.start(streamed_spec, data=digits, run="broken")
     broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 250)
     os.kill(broken.trainer.pid, signal.SIGKILL)
     broken.finish()
     resumed = supervisor.run(streamed_spec, data=digits, run="broken")
     assert resumed.noted()["resumed_from"]["step"] > 0, "in the middle of an epoch"
-    for one, other in zip(_weights(memory.run_dir), _weights(resumed.run_dir), strict=True):
+    assert resumed.noted()["data"]["kept"] == "disk"
+    for one, other in zip(_weights(whole.run_dir), _weights(resumed.run_dir), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -109,36 +110,52 @@ def test_sigterm_before_training_stops_without_a_checkpoint(supervisor: Supervis
     assert job.last == {"event": "stopped", "checkpoint": None}
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(supervisor: Supervisor, digits: Path) -> None:
-    supervisor.run(changed(DIGITS_JOB, checkpoint={"every": "epoch", "keep": 2}), data=digits)
-    newest = tmp = sorted((supervisor.home / "run/checkpoints").glob("*.npz"))[-1]
-    data = bytearray(tmp.read_bytes())
+LOGGED = changed(
+    DIGITS_JOB,
+    fit={"callbacks": [{"name": "CSVLogger", "params": {"filename": "log.csv"}}]},
+    checkpoint={"every": "epoch", "keep": 2},
+)
+
+
+@pytest.fixture(scope="module")
+def done(shared_supervisor: Supervisor, digits: Path) -> Job:
+    """It came to its end, in a folder that nobody changes."""
+    return shared_supervisor.run(LOGGED, data=digits, run="done")
+
+
+@pytest.fixture
+def left(supervisor: Supervisor, done: Job) -> Path:
+    """Its folder, to be gone on in."""
+    return Path(shutil.copytree(done.run_dir, supervisor.home / "run"))
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    supervisor: Supervisor, digits: Path, left: Path
+) -> None:
+    newest = sorted((left / "checkpoints").glob("*.npz"))[-1]
+    data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
 
-    job = supervisor.run(DIGITS_JOB, data=digits)
+    job = supervisor.run(LOGGED, data=digits)
     assert [event["code"] for event in job.of("warning")] == ["checkpoint_damaged"]
     assert job.noted()["resumed_from"] == {"epoch": 1, "step": 0, "total": 24}
     assert [event["epoch"] for event in job.of("epoch")] == [2]
 
 
 def test_when_no_checkpoint_is_sound_training_starts_from_scratch_with_warnings(
-    supervisor: Supervisor, digits: Path
+    supervisor: Supervisor, digits: Path, left: Path
 ) -> None:
-    logged = changed(
-        DIGITS_JOB, fit={"callbacks": [{"name": "CSVLogger", "params": {"filename": "log.csv"}}]}
-    )
-    first = supervisor.run(logged, data=digits)
-    folder = supervisor.home / "run/checkpoints"
+    folder = left / "checkpoints"
     arrays, notes = sorted(folder.glob("*.npz")), sorted(folder.glob("*.json"))
     arrays[0].write_bytes(arrays[0].read_bytes()[:100])
     notes[1].write_text(notes[1].read_text()[:100])
     (folder / ".000009-00000000.npz.tmp").write_bytes(b"half")
-    again = supervisor.run(logged, data=digits)
+    again = supervisor.run(LOGGED, data=digits)
     codes = [event["code"] for event in again.of("warning")]
     assert codes == ["checkpoint_damaged", "checkpoint_damaged", "checkpoint_none"]
     assert [event["epoch"] for event in again.of("epoch")] == [1, 2]
-    assert [line.split(",")[0] for line in (first.run_dir / "log.csv").read_text().splitlines()] == [
+    assert [line.split(",")[0] for line in (left / "log.csv").read_text().splitlines()] == [
         "epoch",
         "0",
         "1",
@@ -169,17 +186,15 @@ def test_a_retry_in_a_folder_of_its_own_has_the_whole_history(supervisor: Superv
 
 
 def test_a_job_that_was_lost_after_training_is_only_evaluated_and_exported_again(
-    supervisor: Supervisor, digits: Path
+    supervisor: Supervisor, digits: Path, left: Path, done: Job
 ) -> None:
-    first = supervisor.run(DIGITS_JOB, data=digits)
-    again = supervisor.run(DIGITS_JOB, data=digits)
+    again = supervisor.run(LOGGED, data=digits)
     assert again.of("epoch") == []
-    assert again.last["metrics"] == first.last["metrics"]
+    assert again.last["metrics"] == done.last["metrics"]
 
 
-def test_a_checkpoint_of_other_data_is_not_resumed(supervisor: Supervisor, digits: Path) -> None:
-    supervisor.run(DIGITS_JOB, data=digits)
-    other = supervisor.run(changed(DIGITS_JOB, fit={"seed": 5}), data=digits)
+def test_a_checkpoint_of_other_data_is_not_resumed(supervisor: Supervisor, digits: Path, left: Path) -> None:
+    other = supervisor.run(changed(LOGGED, fit={"seed": 5}), data=digits)
     assert {event["code"] for event in other.of("warning")} == {"checkpoint_foreign", "checkpoint_none"}
     assert len(other.of("epoch")) == 2
 

@@ -17,7 +17,7 @@ from services.worker.code import resolve_code
 from services.worker.protocol import CodeSource
 from shared import user_code
 from shared.settings import Settings
-from tests.training.conftest import DIGITS_JOB, Supervisor, changed
+from tests.training.conftest import DIGITS_JOB, SCALARS_ALONE, Supervisor, changed
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "builders"
 AFFINE: dict[str, Any] = {
@@ -68,7 +68,7 @@ def test_a_stopped_job_goes_on_bit_for_bit_and_other_code_is_refused(
     folder = tmp_path / "code"
     shutil.copytree(EXAMPLES, folder)
     code = code_of(folder, "affine")
-    spec = changed(AFFINE, fit={"epochs": 20}, checkpoint={"every": 5})
+    spec = changed(AFFINE, fit={"epochs": 20}, checkpoint={"every": 5}, tensorboard=SCALARS_ALONE)
     whole = supervisor.run(spec, code=code, run="whole")
     job = supervisor.start(spec, code=code, run="stopped")
     job.wait_for(lambda event: event["event"] == "checkpoint")
@@ -111,6 +111,7 @@ def test_a_compiled_model_keeps_what_it_came_with_unless_the_job_names_another(
         "model": {"builder": "compiled", "params": {"units": 16}},
         "dataset": {"npz": "ds_x"},
         "fit": {"epochs": 2, "batch_size": 64},
+        "tensorboard": SCALARS_ALONE,
     }
     own = supervisor.run(spec, data=digits, code=code)
     assert own.noted()["model"]["optimizer"] == "SGD"
@@ -265,6 +266,7 @@ def test_forms_of_data(
             "model": {"builder": "mlp", "params": {"units": 4}},
             "dataset": {"builder": "data", "params": {"kind": kind}, **options},
             "fit": {"epochs": 1, "batch_size": 32},
+            "tensorboard": SCALARS_ALONE,
         },
         code=code,
     )
@@ -313,6 +315,7 @@ def test_two_folders_with_modules_of_the_same_name_do_not_collide(
         "model": {"builder": "right"},
         "dataset": {"builder": "left"},
         "fit": {"epochs": 1, "batch_size": 8},
+        "tensorboard": SCALARS_ALONE,
     }
     job = supervisor.run(spec, code=code_of(tmp_path, "left", "right"))
     assert job.noted()["data"]["classes"] == 3
@@ -339,6 +342,7 @@ def test_weights_of_rows_count_in_the_loss_of_training(supervisor: Supervisor, t
         "model": {"builder": "mlp", "params": {"units": 8}},
         "dataset": {"builder": "weighed", "params": {"weighted": True}, "shuffle": False},
         "fit": {"epochs": 60, "batch_size": 100, "learning_rate": 0.02},
+        "tensorboard": SCALARS_ALONE,
     }
     job = supervisor.run(spec, code=code)
     assert job.last["metrics"]["test_accuracy"] > 0.95, "rows of weight 0 teach nothing"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Stack:
 
     def submit(self, **request: Any) -> str:
         job, _ = self.store.jobs.create(parse_job(request))
-        self.queue.send(job.id)
+        self.queue.send(job.id, job.queue)
         self.store.jobs.mark_sent(job.id)
         return job.id
 
@@ -134,6 +135,30 @@ def stack(tmp_path: Path, broker: Broker) -> Iterator[Stack]:
     one.settings.paths.create()
     yield one
     one.close()
+
+
+@contextmanager
+def stack_in(folder: Path, **settings: Any) -> Iterator[Stack]:
+    """A stack with a broker of its own, for several tests of a file."""
+    (folder / "broker").mkdir()
+    broker = Broker(folder / "broker")
+    broker.start()
+    one = Stack(folder / "home", broker, **settings)
+    one.settings.paths.create()
+    try:
+        yield one
+    finally:
+        one.close()
+        broker.stop()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One worker and a model server, for all tests of a file that leave them alive and idle."""
+    with stack_in(tmp_path_factory.mktemp("running")) as one:
+        one.serving()
+        one.worker()
+        yield one
 
 
 @pytest.fixture(scope="session")

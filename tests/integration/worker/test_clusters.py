@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 
@@ -19,103 +18,40 @@ from services.worker.lifecycle import Attempts
 from services.worker.preloader import Preloader, Trainer
 from services.worker.protocol import TrainingRequest
 from services.worker.publish import Publisher
+from services.worker.study_sessions import StudySessions
+from services.worker.trial import Trials
 from shared.jobs import AttemptOutcome, Job, JobState
 from shared.model_repo import ModelRepo
 from shared.serving_client import ServingClient
 from shared.serving_config import ServingConfig
 from shared.specs import parse_job
+from shared.tuning.engines import Engines
 from tests.conftest import Broker
-from tests.integration.worker.conftest import Stack, alive
+from tests.integration.worker.clusters import (
+    BATCH,
+    EPOCHS,
+    Arrays,
+    metrics_of,
+    mirrored,
+    pids,
+    requests_for,
+    state_of,
+    until_step,
+)
+from tests.integration.worker.conftest import Stack, alive, stack_in
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
-Arrays = dict[str, np.ndarray[Any, Any]]
-EPOCHS = 24
-BATCH = 64  # in all: 23 steps and one of 28 rows an epoch
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("clusters")
-    (folder / "broker").mkdir()
-    broker = Broker(folder / "broker")
-    broker.start()
-    one = Stack(folder / "home", broker)
-    one.settings.paths.create()
-    yield one
-    one.close()
-    broker.stop()
-
-
-def architecture() -> dict[str, Any]:
-    """Batch normalisation and dropout, which replicas most easily get wrong."""
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Conv2D(4, 3, use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Flatten(),
-            layers.Dense(32, activation="relu"),
-            layers.Dropout(0.3, seed=3),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    return dict(json.loads(model.to_json()))
+    with stack_in(tmp_path_factory.mktemp("clusters")) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
 def request_for(digits: Path) -> Callable[..., dict[str, Any]]:
-    config = architecture()
-
-    def request(strategy: dict[str, Any], batch: int, **fit: Any) -> dict[str, Any]:
-        return {
-            "kind": "train",
-            "model": {"keras_config": config},
-            "dataset": {"npz": str(digits)},
-            "fit": {
-                "epochs": EPOCHS,
-                "batch_size": batch,
-                "optimizer": {"name": "Adam", "params": {"global_clipnorm": 0.5}},
-                "deterministic": strategy["kind"] != "parameter_server",
-                **fit,
-            },
-            "strategy": strategy,
-            "checkpoint": {"every": 50},
-            "retry": {"max_attempts": 6},
-            "tensorboard": {"histogram_freq": 0, "write_images": False, "sample_images": 0},
-        }
-
-    return request
-
-
-def mirrored(**more: Any) -> dict[str, Any]:
-    return {"kind": "multi_worker_mirrored", "workers": 2, "communication": "ring", **more}
-
-
-def state_of(stack: Stack, job: Job) -> Arrays:
-    """All that was trained: weights, moving means, the optimizer's state, seeds of dropout."""
-    assert job.run_dir is not None
-    newest = sorted((stack.home / "runs" / job.run_dir / "checkpoints").glob("*.npz"))[-1]
-    with np.load(newest, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def pids(job: Job) -> list[int]:
-    return [member["pid"] for member in job.run["cluster"]["members"]]
-
-
-def until_step(stack: Stack, job_id: str, step: int) -> Job:
-    def reached() -> bool:
-        events = stack.store.jobs.events(job_id, limit=1000).items
-        return any(event.type == "checkpoint" and event.data["step"] >= step for event in events)
-
-    stack.until(reached, 120)
-    return stack.job(job_id)
-
-
-def metrics_of(job: Job) -> dict[str, float]:
-    return {**job.metrics["latest"], **job.result["metrics"]}  # type: ignore[index]
+    return requests_for(digits)
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +85,12 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
 ) -> None:
     job_id = stack.submit(**request_for(mirrored(preflight=False), BATCH // 2))
 
-    members = pids(until_step(stack, job_id, 100))
+    members = pids(until_step(stack, job_id, 50))
     os.kill(members[1], signal.SIGKILL)
     stack.until(lambda: stack.job(job_id).attempt == 2, 15)
     assert not any(map(alive, members)), "a cluster ends as a whole"
 
-    members = pids(until_step(stack, job_id, 200))
+    members = pids(until_step(stack, job_id, 100))
     worker = stack.processes[-1]
     worker.terminate()
     assert worker.wait(30) == 0
@@ -162,7 +98,7 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
     assert not any(map(alive, members))
 
     worker = stack.worker()
-    members = pids(until_step(stack, job_id, 300))
+    members = pids(until_step(stack, job_id, 150))
     worker.kill()
     worker.wait()
     stack.until(lambda: not any(map(alive, members)), 2)
@@ -212,11 +148,11 @@ def test_workers_of_parameter_servers_come_and_go_and_a_lost_server_costs_an_att
     strategy = {"kind": "parameter_server", "workers": 2, "ps": 1}
     job_id = stack.submit(**request_for(strategy, BATCH))
 
-    job = until_step(stack, job_id, 100)
+    job = until_step(stack, job_id, 50)
     chief, _, _, second = pids(job)
     os.kill(second, signal.SIGKILL)
     stack.until(lambda: stack.job(job_id).run["cluster"]["restarts"] == 1, 20)
-    job = until_step(stack, job_id, 300)
+    job = until_step(stack, job_id, 200)
     assert (job.attempt, pids(job)[0]) == (1, chief), "the chief went on"
 
     os.kill(pids(job)[1], signal.SIGKILL)
@@ -275,6 +211,7 @@ def test_a_port_that_is_taken_meanwhile_is_not_the_jobs_failure(
     preloader = Preloader(warm=True)
     thief = Thief(preloader)
     serving = ServingClient(stack.settings.serving_url)
+    engines, pruner = Engines(stack.store), ThreadPoolExecutor(1)
     attempts = Attempts(
         settings=stack.settings,
         worker_id="w",
@@ -287,11 +224,13 @@ def test_a_port_that_is_taken_meanwhile_is_not_the_jobs_failure(
             stack.settings.publish_timeout_seconds,
         ),
         preloader=thief,  # type: ignore[arg-type]
+        studies=None,  # type: ignore[arg-type]
+        trials=Trials(stack.store, engines, pruner, StudySessions(stack.settings.paths)),
         stopping=threading.Event(),
     )
     try:
         job, _ = stack.store.jobs.create(parse_job(request_for(mirrored(), BATCH // 2, epochs=1)))
-        attempts.run(job.id)
+        attempts.run_next()
         done = stack.job(job.id)
         assert done.state is JobState.SUCCEEDED, done.error
         assert done.attempt == 1
@@ -303,4 +242,5 @@ def test_a_port_that_is_taken_meanwhile_is_not_the_jobs_failure(
         if thief.listener is not None:
             thief.listener.close()
         serving.close()
+        pruner.shutdown()
         stack.close()

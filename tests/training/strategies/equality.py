@@ -20,6 +20,8 @@ from shared.specs import FitSpec
 from tests.training.test_models import a_record
 
 TOLERANCE = 1e-5
+# a mean, and one that is not
+BOTH_KINDS = ("accuracy", {"name": "AUC", "params": {"name": "auc", "from_logits": True}})
 ONE = OpenStrategy("default")
 _RANDOM = np.random.default_rng(3)
 IMAGES = a_record(
@@ -47,6 +49,19 @@ def conv_bn_dropout() -> keras.Model:
     )
 
 
+def dense() -> keras.Model:
+    """Enough for what lies behind the layers: the loss and its parts, clipping, optimizers, the order of rows."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01)),
+            keras.layers.Dropout(0.4, seed=4),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
 @dataclass
 class Trained:
     state: dict[str, np.ndarray[Any, Any]]
@@ -62,6 +77,7 @@ def prepared(
     model: keras.Model | None = None,
     optimizer: Any = "adam",
     loss: Any = None,
+    metrics: Any = BOTH_KINDS,
     batch: int = 12,
     data: TrainingData = IMAGES,
     streamed: bool = False,
@@ -73,8 +89,7 @@ def prepared(
     runtime.without_memory_optimizer()
     keras.utils.set_random_seed(7)
     config = (model or conv_bn_dropout()).to_json()
-    metrics = ["accuracy", {"name": "AUC", "params": {"name": "auc", "from_logits": True}}]
-    fit = FitSpec.model_validate({"optimizer": optimizer, "loss": loss, "metrics": metrics})
+    fit = FitSpec.model_validate({"optimizer": optimizer, "loss": loss, "metrics": list(metrics)})
     with opened.scope():
         built = keras.models.model_from_json(config)
     head = heads.head_of(built)

@@ -28,7 +28,7 @@ def two() -> OpenStrategy:
 
 
 def judged(opened: OpenStrategy, model: Callable[[], keras.Model]) -> dict[str, Any]:
-    steps = prepared(opened, model=model())
+    steps = prepared(opened, model=model(), metrics=["accuracy"])
     return preflight.check(steps, opened, on_one_device(steps))
 
 

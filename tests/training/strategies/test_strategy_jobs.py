@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.conftest import DIGITS_JOB, Supervisor, changed
+from tests.training.conftest import DIGITS_JOB, Job, Supervisor, changed
 
 # 1500 rows in global batches of 64: the last one has 28
 ON_TWO = changed(
@@ -26,10 +26,14 @@ def with_strategy(job: dict[str, Any], **strategy: Any) -> dict[str, Any]:
     return job | {"strategy": strategy}
 
 
+@pytest.fixture(scope="module")
+def one(shared_supervisor: Supervisor, digits: Path) -> Job:
+    return shared_supervisor.run(changed(ON_TWO, fit={"batch_size": 64}), data=digits, run="one")
+
+
 def test_a_job_on_two_replicas_is_the_job_on_one_with_the_global_batch(
-    supervisor: Supervisor, digits: Path
+    supervisor: Supervisor, digits: Path, one: Job
 ) -> None:
-    one = supervisor.run(changed(ON_TWO, fit={"batch_size": 64}), data=digits, run="one")
     for kind in ("mirrored", "central_storage"):
         many = supervisor.run(with_strategy(ON_TWO, kind=kind), data=digits, run=kind)
         facts = many.noted()
@@ -49,17 +53,22 @@ def _weights(run_dir: Path) -> list[np.ndarray[Any, Any]]:
     return [variable.numpy() for variable in loaded.variables]
 
 
-def test_preflight_leaves_no_trace(supervisor: Supervisor, digits: Path) -> None:
-    job = changed(ON_TWO, fit={"epochs": 1}, dataset={"npz": "ds_digits", "cache": False})
+def test_preflight_leaves_no_trace_and_rows_on_disk_give_the_same_model(
+    supervisor: Supervisor, digits: Path, one: Job
+) -> None:
+    job = changed(ON_TWO, dataset={"npz": "ds_digits", "cache": False})
     weights = []
     for asked in (True, False):
         done = supervisor.run(
             with_strategy(job, kind="mirrored", preflight=asked), data=digits, run=f"preflight_{asked}"
         )
         assert ("preflight" in done.noted()) is asked
+        assert (done.noted()["data"]["kept"], done.noted()["replicas"]) == ("disk", 2)
+        assert done.last["metrics"] == pytest.approx(one.last["metrics"], abs=1e-5)
         weights.append(_weights(done.run_dir))
-    for one, other in zip(*weights, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for mine, theirs, alone in zip(*weights, _weights(one.run_dir), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_allclose(mine, alone, atol=1e-5)
 
 
 def test_a_killed_job_goes_on_exactly_and_on_one_device_to_rounding(
