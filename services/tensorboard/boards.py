@@ -17,10 +17,11 @@ from tensorboard import errors
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.data import provider
 
-from services.tensorboard import runs
+from services.tensorboard import running, runs
 
 NEWEST = 10  # jobs shown when none are named: TensorBoard selects no runs at all when there are more than 40
 MAX_JOBS = 40
+MAX_TRIALS = 1000  # of one study, the newest
 MAX_BOARDS = 6
 INACTIVE_SECONDS = 86_400.0  # files older than that are read once
 
@@ -51,7 +52,7 @@ class Board:
         """The jobs' folders."""
         if self._jobs is None:
             return runs.newest(self._logdir, NEWEST)
-        return runs.of_jobs(self._logdir, self._jobs)
+        return runs.of_jobs(self._logdir, self._jobs, MAX_TRIALS)
 
     def refresh(self) -> None:
         """Read what has been written since, unless that was done a moment ago or another thread is at it."""
@@ -62,7 +63,7 @@ class Board:
                 return
             found: dict[Path, dict[str, int]] = {}
             for folder in self.folders():
-                found |= runs.event_files(folder)
+                found |= runs.event_files(folder, of_studies=self._jobs is not None)
             if self._was_cut_back(found):
                 self._begin()
             for path in found:
@@ -138,8 +139,13 @@ class Boards(provider.DataProvider):  # type: ignore[misc]
     def read_last_scalars(self, ctx: Any = None, *, experiment_id: str, **which: Any) -> Any:
         return self._data(experiment_id).read_last_scalars(ctx, experiment_id=experiment_id, **which)
 
-    def list_tensors(self, ctx: Any = None, *, experiment_id: str, **which: Any) -> Any:
-        return self._data(experiment_id).list_tensors(ctx, experiment_id=experiment_id, **which)
+    def list_tensors(
+        self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
+    ) -> Any:
+        found = self._data(experiment_id).list_tensors(
+            ctx, experiment_id=experiment_id, plugin_name=plugin_name, run_tag_filter=run_tag_filter
+        )
+        return running.shown_as_running(found) if plugin_name == running.PLUGIN else found
 
     def read_tensors(self, ctx: Any = None, *, experiment_id: str, **which: Any) -> Any:
         return self._data(experiment_id).read_tensors(ctx, experiment_id=experiment_id, **which)
