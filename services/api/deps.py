@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from services.api.model_server import ModelServer
 from services.api.remote_files import RemoteFiles
 from services.api.resources import Resources
+from services.api.studies import Studies
 from services.api.submission import Submission
 from services.api.uploads import Uploads
 from shared.errors import NotFound
@@ -32,6 +33,10 @@ async def _store(request: Request) -> Store:
 
 async def _submission(request: Request) -> Submission:
     return resources_of(request).submission
+
+
+async def _studies(request: Request) -> Studies:
+    return resources_of(request).studies
 
 
 async def _remote_files(request: Request) -> RemoteFiles:
@@ -78,6 +83,7 @@ async def _model_name(model: Annotated[str, Path(examples=["fashion"])]) -> str:
 
 ResourcesDep = Annotated[Resources, Depends(_resources)]
 StoreDep = Annotated[Store, Depends(_store)]
+StudiesDep = Annotated[Studies, Depends(_studies)]
 SubmissionDep = Annotated[Submission, Depends(_submission)]
 UploadsDep = Annotated[Uploads, Depends(_uploads)]
 RemoteFilesDep = Annotated[RemoteFiles, Depends(_remote_files)]
@@ -93,6 +99,10 @@ AfterId = Annotated[
     Query(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="The last id of the page before."),
 ]
 NameFilter = Annotated[str | None, Query(pattern=NAME_PATTERN)]
+ParentFilter = Annotated[
+    str | None,
+    Query(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="Id of a tune job: its trials."),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(

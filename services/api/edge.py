@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import os
-import re
 import time
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.api.accounts import account, given_id, log, new_id
 from services.api.errors import problem_of, unexpected
 from services.api.telemetry import Telemetry
 from shared.errors import TooLarge
-
-log = logging.getLogger("modelyard.requests")
+from shared.logs import bound
 
 MIB = 2**20
 # What a multipart upload may have around the file itself.
@@ -24,8 +21,6 @@ _ENVELOPE_BYTES = 64 * 1024
 # After refusing a body we go on reading for so long: a connection closed on a client that still writes is reset, and
 # the client may then never see the answer.
 LINGER_SECONDS = 2.0
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_QUIET = ("/predict", "/v1/", "/tensorboard/")
 
 
 class Edge:
@@ -43,18 +38,21 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = given_id(scope["headers"]) or new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         upload = scope["method"] == "POST" and scope["path"].rstrip("/") == "/datasets"
         body = _Body(
             receive,
             limit=self._max_upload + _ENVELOPE_BYTES if upload else self._max_body,
-            setting="MODELYARD_MAX_UPLOAD_MB" if upload else "MODELYARD_MAX_BODY_MB",
+            hint="The operator sets the limit with "
+            + ("MODELYARD_MAX_UPLOAD_MB." if upload else "MODELYARD_MAX_BODY_MB."),
         )
         answer = _Answer(send, body, request_id)
+        scope["state"].update(body=body, is_upload=upload)
         try:
             body.check_declared(scope)
-            await self._app(scope, body, answer)
+            with bound(request_id=request_id):
+                await self._app(scope, body, answer)
         except TooLarge as error:
             if answer.status == 0:
                 await problem_of(error, request_id)(scope, receive, answer)
@@ -67,34 +65,33 @@ class Edge:
             else:
                 raise
         finally:
-            self._account(scope, answer, time.perf_counter() - began, request_id)
-
-    def _account(self, scope: Scope, answer: _Answer, seconds: float, request_id: str) -> None:
-        method, path, status = scope["method"], scope["path"], answer.status
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._telemetry.request(method, route, status, None if answer.streamed else seconds)
-        failed = status >= 400 or status == 0
-        if status >= 500:
-            level = logging.WARNING
-        elif failed or (method not in ("GET", "HEAD", "OPTIONS") and not path.startswith(_QUIET)):
-            level = logging.INFO
-        else:
-            level = logging.DEBUG
-        if log.isEnabledFor(level):
-            shown = path if path.isprintable() and len(path) <= 200 else ascii(path)[:200]
-            log.log(level, "%s %s %d %.1f ms %s", method, shown, status, seconds * 1000, request_id)
+            account(
+                self._telemetry,
+                scope["method"],
+                scope["path"],
+                route=getattr(scope.get("route"), "path", "unmatched"),
+                status=answer.status,
+                seconds=time.perf_counter() - began,
+                streamed=answer.streamed,
+                request_id=request_id,
+            )
 
 
 class _Body:
     """Counts a request's body while it is read, and refuses it as soon as it is too large."""
 
-    def __init__(self, receive: Receive, *, limit: int, setting: str) -> None:
+    def __init__(self, receive: Receive, *, limit: int, hint: str) -> None:
         self._receive = receive
         self._limit = limit
-        self._setting = setting
+        self._hint = hint
         self._seen = 0
         self._complete = False
         self.refused = False
+
+    def lower(self, limit: int, hint: str) -> None:
+        """Take less than that, if ``limit`` bytes are less; ``hint`` says whose limit it is."""
+        if limit < self._limit:
+            self._limit, self._hint = limit, hint
 
     def check_declared(self, scope: Scope) -> None:
         """Refuse by the Content-Length alone, before anything is read.
@@ -127,7 +124,7 @@ class _Body:
         self.refused = True
         return TooLarge(
             f"The body is larger than {self._limit // MIB} MiB.",
-            hint=f"The operator sets the limit with {self._setting}.",
+            hint=self._hint,
         )
 
 
@@ -155,10 +152,3 @@ class _Answer:
             await self._body.drain()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
-
-
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
-    return os.urandom(8).hex()

@@ -11,23 +11,31 @@ are left to the parser, which is fast on text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
 _OPENING = re.compile(rb'"(instances|inputs)"\s*:\s*(?=\[)')
 SMALLEST = 2048  # bytes; below, parsing costs less than looking
+# Callers write the same envelope around one value after the other: the last few are not read again.
+KEPT, KEPT_BYTES = 256, 1024
+TAIL = b"}"
+_KEYS = {b"instances": "instances", b"inputs": "inputs"}
 _LONGEST_ENVELOPE = 16 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """``fields`` are the members but the large one; ``value`` is that one's text, as it came."""
+class Envelope(NamedTuple):
+    """``outside`` is the request with null in the large value's place; ``value`` is that one's text, as it came."""
 
-    fields: dict[str, Any]
+    outside: bytes
     key: str
-    value: bytes
+    value: memoryview
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The members but the large one."""
+        return dict(_fields(self.outside, self.key) or {})
 
 
 def open_envelope(raw: bytes) -> Envelope | None:
@@ -43,23 +51,31 @@ def open_envelope(raw: bytes) -> Envelope | None:
     start = found.end()
     quote = raw.find(b'"', start)
     end = raw.rfind(b"]", start, quote if quote >= 0 else len(raw)) + 1
-    if end == 0 or len(raw) - end > _LONGEST_ENVELOPE:
+    if end == 0 or len(raw) - end > _LONGEST_ENVELOPE or raw.find(b"{", start, end) >= 0:
         return None
     # what is left must be an object by itself, in which the value's place is marked by null
+    outside = raw[:start] + b"null" + raw[end:]
+    key = _KEYS[found.group(1)]
+    if (_fields_lately if len(outside) <= KEPT_BYTES else _fields)(outside, key) is None:
+        return None
+    return Envelope(outside, key, memoryview(raw)[start:end])
+
+
+def _fields(outside: bytes, key: str) -> dict[str, Any] | None:
     try:
-        fields = orjson.loads(raw[:start] + b"null" + raw[end:])
+        fields = orjson.loads(outside)
     except orjson.JSONDecodeError:
         return None
-    key = found.group(1).decode("ascii")
     # not null: the match lay in a text or below another key
     if not isinstance(fields, dict) or key not in fields or fields.pop(key) is not None:
         return None
-    if raw.count(b"{", start, end) or "instances" in fields or "inputs" in fields:
-        return None
-    return Envelope(fields, key, raw[start:end])
+    return None if "instances" in fields or "inputs" in fields else fields
 
 
-def body_for(envelope: Envelope, signature_name: str | None) -> bytes:
-    """The model server's request: the value, with the signature's name in front."""
+_fields_lately = lru_cache(maxsize=KEPT)(_fields)
+
+
+def head_for(key: str, signature_name: str | None) -> bytes:
+    """What stands before the value in a request for the model server; behind it stands ``TAIL``."""
     head = b"{" if signature_name is None else b'{"signature_name":' + orjson.dumps(signature_name) + b","
-    return b'%s"%s":%s}' % (head, envelope.key.encode("ascii"), envelope.value)
+    return b'%s"%s":' % (head, key.encode("ascii"))

@@ -42,6 +42,29 @@ class UnsupportedMedia(InvalidInput):
     code = "unsupported_media_type"
 
 
+class Unauthenticated(ModelyardError):
+    """No key where one is needed, or one that is not good."""
+
+    code = "key_needed"
+
+
+class Forbidden(ModelyardError):
+    """The caller is known, and may not do this."""
+
+    code = "not_allowed"
+
+
+class RateLimited(ModelyardError):
+    """Too many requests; ``headers`` say how many are possible, and when."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, message: str, *, headers: dict[str, str], **more: Any) -> None:
+        super().__init__(message, **more)
+        self.headers = headers
+
+
 class UpstreamRefused(ModelyardError):
     """The model server said no; ``status`` is its own 4xx."""
 
@@ -72,6 +95,9 @@ STATUS: dict[type[ModelyardError], HTTPStatus] = {
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     UpstreamFailed: HTTPStatus.BAD_GATEWAY,
@@ -121,7 +147,13 @@ def problem(
 def problem_of(error: ModelyardError, request_id: str | None) -> Response:
     """The answer to an expected error."""
     status = status_of(error)
-    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers: dict[str, str] | None = None
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": RETRY_AFTER_SECONDS}
+    elif status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": 'Bearer realm="modelyard"'}  # RFC 9110, 11.6.1: a 401 has one
+    elif isinstance(error, RateLimited):
+        headers = error.headers
     return problem(
         status,
         error.code,
@@ -158,6 +190,11 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, BodyInvalid | RequestValidationError)  # noqa: S101
+    return invalid(error, request_id_of(request))
+
+
+def invalid(error: BodyInvalid | RequestValidationError, request_id: str | None) -> Response:
+    """The answer to a body or parameters that pydantic refused."""
     fields = offending_fields(error)
     first = fields[0]
     more = f" ({len(fields) - 1} more in 'errors')" if len(fields) > 1 else ""
@@ -169,7 +206,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
         f"{where}{first['message']}{more}",
         field=first["field"],
         errors=fields,
-        request_id=request_id_of(request),
+        request_id=request_id,
     )
 
 

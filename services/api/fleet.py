@@ -1,7 +1,8 @@
 """Several API processes on one port, each with a listening socket of its own.
 
-The kernel deals connections out among sockets of one address (SO_REUSEPORT, socket(7)). Processes behind a single
-socket would not share evenly: whichever wakes first takes a connection, and keeps it as long as it is kept alive.
+The kernel deals connections out among sockets of one address (SO_REUSEPORT, socket(7)), and ``spread`` evens that out.
+Processes behind a single socket would not share evenly: whichever wakes first takes a connection, and keeps it as long
+as it is kept alive.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
+from services.api.spread import Spread, lay_out
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 STEADY_SECONDS = 5.0  # a process that lived so long did start
 SLOWEST_RESTART_SECONDS = 10.0
 STOP_SECONDS = 15.0
+PLACE = "MODELYARD_API_PLACE"  # of a process: its number and how many there are, such as 0/2
 METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client adds up what its processes count
 
 
@@ -47,7 +51,9 @@ class Fleet:
             signal.signal(number, self._on_signal)
         counts = tempfile.mkdtemp(prefix="modelyard-api-")
         try:
-            self._members = [_Member(counts) for _ in range(self._settings.api_processes)]
+            size = self._settings.api_processes
+            lay_out(Path(counts), size)
+            self._members = [_Member(counts, f"{slot}/{size}") for slot in range(size)]
             while not self._stop.is_set():
                 for member in self._members:
                     member.look()
@@ -73,10 +79,11 @@ class Fleet:
 class _Member:
     """One process, started again whenever it has ended."""
 
-    def __init__(self, counts: str) -> None:
+    def __init__(self, counts: str, place: str) -> None:
         self._env = {
             **os.environ,
             METRICS: counts,
+            PLACE: place,
             "MODELYARD_API_PROCESSES": "1",
             "MODELYARD_SHARE_PORT": "true",
         }
@@ -128,6 +135,13 @@ class _Member:
     def _close(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def own_spread() -> Spread | None:
+    """This process' place among others; None if it has none."""
+    slot, _, size = os.environ.get(PLACE, "").partition("/")
+    folder = os.environ.get(METRICS)
+    return Spread(Path(folder), int(slot), int(size)) if size and folder else None
 
 
 def shared_socket(host: str, port: int) -> socket.socket:

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -18,7 +19,7 @@ from anyio import to_thread
 
 from services.api.errors import DeadlineExceeded, UpstreamFailed, UpstreamRefused
 from services.api.guard import Guards
-from services.api.keep_alive import JSON, Headers, KeepAlivePool, Reply
+from services.api.keep_alive import JSON, ConnectionLost, Headers, KeepAlivePool, Outcome, Parts, Reply
 from services.api.questions import Prediction, Question
 from services.api.remembered import Remembered
 from services.api.routing import Choice, Router
@@ -32,7 +33,16 @@ from shared.store import Store
 
 REMEMBER_SECONDS = 1.0
 CONNECT_SECONDS = 2.0
+SERVER_SECONDS = 60.0  # how long the model server is taken for the one it was
 log = logging.getLogger(__name__)
+
+
+class First(NamedTuple):
+    """What came of a request that was sent at once, at ``began`` of the performance counter."""
+
+    choice: Choice
+    began: float
+    outcome: Outcome
 
 
 class ModelServer:
@@ -43,51 +53,94 @@ class ModelServer:
     ) -> None:
         self.http = http
         self.telemetry = telemetry
-        self.deadline = settings.predict_timeout_seconds
         self._store = store
         self._url = settings.serving_url.rstrip("/")
-        self._pool = KeepAlivePool(settings.serving_url)
+        self._pool = KeepAlivePool(settings.serving_url, seconds=settings.predict_timeout_seconds)
         self._remembered = Remembered(REMEMBER_SECONDS)
         self._router = Router(store, self._remembered)
         self._shadows = Shadows(telemetry)
         self.guards = Guards(self._withdraw)
         self._writing: set[asyncio.Task[None]] = set()
         self._names_its_version: bool | None = None
+        self._takes_npy = False
+        self._look_at = 0.0
 
-    async def predict(self, question: Question) -> Prediction:
-        """Ask the model server.
+    async def predict(
+        self, question: Question, headers: Headers = JSON, first: First | None = None
+    ) -> Prediction:
+        """Ask the model server, with ``headers``; ``first``: what came of ``predict_at_hand``.
 
         Raises:
             NotFound: no such model, version or label.
             UpstreamRefused: the server can't use the input; the hint says what the signature takes.
             Unavailable: the server does not answer.
         """
-        choice = await self._choose(question)
-        answer = await self._answered(question, choice)
+        if first is None or isinstance(
+            first.outcome, ConnectionLost
+        ):  # it had given up on a connection that idled
+            choice = await self._choose(question)
+            answer = await self._answered(question, choice, headers)
+        else:
+            choice, answer = first.choice, self.reported(question.model, first)
         if answer.status == httpx.codes.NOT_FOUND and question.version is None:
             # the label was moved a moment ago, and the version it had pointed at is gone: nothing was computed
             self._remembered.forget()
             again = await self._choose(question)
             if again.version != choice.version:
-                choice, answer = again, await self._answered(question, again)
-        version = choice.version
+                choice, answer = again, await self._answered(question, again, headers)
         if answer.status != httpx.codes.OK:
-            raise await self._refusal(question, version, answer)
+            raise await self._refusal(question, choice.version, answer)
+        return self._prediction(question, choice, headers, answer)
+
+    def predict_at_hand(self, question: Question, headers: Headers, then: Callable[[First], None]) -> bool:
+        """Ask where the version and a connection are at hand; False: they are not, and nothing was done.
+
+        ``then`` gets what came of it, for ``predicted``.
+
+        Raises:
+            NotFound: no such label.
+        """
+        choice = self._choice_at_hand(question)
+        if choice is None:
+            return False
+        path = predict_path(question.model, choice.version) + question.query
+        return self.ask_at_hand(b"POST", path, headers, question.body, choice, then)
+
+    def predicted(self, question: Question, headers: Headers, first: First) -> Prediction | None:
+        """The prediction; None if that was no plain answer, and ``predict`` is to go on."""
+        if not isinstance(first.outcome, Reply) or first.outcome.status != httpx.codes.OK:
+            return None
+        return self._prediction(question, first.choice, headers, self.reported(question.model, first))
+
+    def _prediction(self, question: Question, choice: Choice, headers: Headers, answer: Reply) -> Prediction:
+        version = choice.version
         named = answer.header(b"x-model-version")
-        self._names_its_version = named.isdigit()
-        if named.isdigit():
+        self._names_its_version = named.isdigit() and len(named) < 20
+        if self._names_its_version:
             version = int(named)
         if choice.shadow is not None:
-            self.shadow(question.model, choice.shadow, predict_path, question.body, answer.content)
+            path = predict_path(question.model, choice.shadow) + question.query
+            self.shadow(question.model, choice.shadow, path, headers, question.body, answer.content)
         return Prediction(version, answer.content)
 
-    async def _choose(self, question: Question) -> Choice:
+    def _choice_at_hand(self, question: Question) -> Choice | None:
         if question.version is not None:
             return Choice(question.version)
+        choice = self._router.choose_at_hand(question.model, question.label, question.key)
+        return choice if choice is None or choice.version is not None or self._names_its_version else None
+
+    async def _choose(self, question: Question) -> Choice:
+        found = self._choice_at_hand(question)
+        if found is not None:
+            return found
         choice = await self.route(question.model, question.label, question.key)
         if choice.version is None and not self._names_its_version:
             return Choice(await self._highest_available(question.model))
         return choice
+
+    def choose_at_hand(self, model: str, label: str | None, key: str | None) -> Choice | None:
+        """As ``route``, where nobody need be asked; else None."""
+        return self._router.choose_at_hand(model, label, key)
 
     async def route(self, model: str, label: str | None, key: str | None) -> Choice:
         """Where a request that names no version goes.
@@ -103,10 +156,10 @@ class ModelServer:
                 raise
             return Choice(None)  # predictions go on without the store
 
-    async def _answered(self, question: Question, choice: Choice) -> Reply:
-        path = predict_path(question.model, choice.version)
+    async def _answered(self, question: Question, choice: Choice, headers: Headers) -> Reply:
+        path = predict_path(question.model, choice.version) + question.query
         return await self.watched(
-            question.model, choice, lambda: self.ask(b"POST", path, JSON, question.body)
+            question.model, choice, lambda: self.ask(b"POST", path, headers, question.body)
         )
 
     async def watched(self, model: str, choice: Choice, ask: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -130,11 +183,22 @@ class ModelServer:
         self.guards.report(model, choice, ok=status == httpx.codes.OK, seconds=seconds)
 
     def shadow(
-        self, model: str, version: int, path: Callable[[str, int], bytes], body: bytes, given: bytes
+        self, model: str, version: int, path: bytes, headers: Headers, body: Parts, given: bytes
     ) -> None:
         """Send a copy to another version, in the background."""
-        asked = path(model, version)
-        self._shadows.send(model, version, lambda: self.ask(b"POST", asked, JSON, body), given)
+        self._shadows.send(model, version, lambda: self.ask(b"POST", path, headers, body), given)
+
+    async def takes_npy(self) -> bool:
+        """Whether the server takes arrays as the bytes of a NumPy file; ours does, and says so."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            try:
+                answer = await self.ask(b"GET", b"/healthz", [], ())
+            except Unavailable:
+                return False  # the prediction will say why
+            self._takes_npy = b"application/x-npy" in answer.header(b"accept-post")
+            self._look_at = now + SERVER_SECONDS
+        return self._takes_npy
 
     def _withdraw(
         self, model: str, label: str, route: LabelRoute, target: str, reason: dict[str, Any]
@@ -168,22 +232,53 @@ class ModelServer:
         except httpx.TransportError as error:
             raise down(error) from error
 
-    async def ask(self, method: bytes, path: bytes, headers: Headers, body: bytes) -> Reply:
+    async def ask(self, method: bytes, path: bytes, headers: Headers, body: Parts) -> Reply:
         """Any request but HEAD, by the fast way, with its answer in memory.
 
         Raises:
             Unavailable: the server does not answer, or not in time.
         """
         try:
-            async with asyncio.timeout(self.deadline):
-                return await self._pool.send(method, path, headers, body)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"The model server did not answer within {self.deadline:g} s.",
-                hint="Send fewer instances in one request.",
-            ) from error
+            return await self._pool.send(method, path, headers, body)
         except OSError as error:
-            raise down(error) from error
+            raise self._unanswered(error) from error
+
+    def ask_at_hand(
+        self,
+        method: bytes,
+        path: bytes,
+        headers: Headers,
+        body: Parts,
+        choice: Choice,
+        then: Callable[[First], None],
+    ) -> bool:
+        """As ``ask``, where a connection is at hand; False: there is none, and nothing was done."""
+        began = time.perf_counter()
+        return self._pool.send_at_hand(
+            method, path, headers, body, lambda outcome: then(First(choice, began, outcome))
+        )
+
+    def reported(self, model: str, first: First) -> Reply:
+        """The answer, once it is measured for the label's guard and for the metrics.
+
+        Raises:
+            Unavailable: there was none.
+        """
+        answer = first.outcome
+        seconds = time.perf_counter() - first.began
+        if isinstance(answer, Reply):
+            self.report(model, first.choice, answer.status, seconds)
+            return answer
+        self.report(model, first.choice, httpx.codes.SERVICE_UNAVAILABLE, seconds)
+        raise self._unanswered(answer) from answer
+
+    def _unanswered(self, error: Exception) -> Unavailable | DeadlineExceeded:
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(
+                f"The model server did not answer within {self._pool.seconds:g} s.",
+                hint="Send fewer instances in one request.",
+            )
+        return down(error)
 
     async def _highest_available(self, model: str) -> int | None:
         """For servers that do not name the version that answered: choose it before asking."""
@@ -193,8 +288,13 @@ class ModelServer:
             raise down(error) from error
         if answer.status_code != httpx.codes.OK:
             return None
-        states = answer.json().get("model_version_status", [])
-        return max((int(item["version"]) for item in states if item["state"] == "AVAILABLE"), default=None)
+        try:
+            states = answer.json()["model_version_status"]
+            return max(
+                (int(item["version"]) for item in states if item["state"] == "AVAILABLE"), default=None
+            )
+        except (ValueError, KeyError, TypeError):
+            return None  # it is no model server, as its answer will show
 
     async def _refusal(self, question: Question, version: int | None, answer: Reply) -> Exception:
         message = error_text(answer)
@@ -265,6 +365,7 @@ class ModelServer:
     async def aclose(self) -> None:
         """Close the pool of connections for predictions; ``http`` is its owner's."""
         await self._shadows.aclose()
+        await self._remembered.aclose()
         await asyncio.gather(*self._writing, return_exceptions=True)
         await self._pool.aclose()
 
@@ -273,6 +374,7 @@ class ModelServer:
         self._remembered.forget()
 
 
+@lru_cache(maxsize=1024)
 def predict_path(model: str, version: int | None) -> bytes:
     """Of TensorFlow Serving's REST API."""
     named = "" if version is None else f"/versions/{version}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 
-from services.api.body import checked
-from services.api.errors import Malformed
+from services.api.body import checked, json_or_bare_nan
+from services.api.errors import Malformed, UpstreamFailed
 from services.api.questions import Question, checked_names
 from shared.errors import InvalidInput
 from shared.views import PredictRequest
@@ -19,18 +19,34 @@ NPY = "application/x-npy"
 _NAMES = ("model", "version", "label", "signature_name", "input")
 
 
+def binary_question(raw: bytes, named: Mapping[str, str], key: str | None) -> Question:
+    """The question for a model server that takes the array as it is, and checks it.
+
+    Raises:
+        InvalidInput: a wrong name.
+    """
+    asked = _asked(named)
+    beside = {name: named[name] for name in ("signature_name", "input") if name in named}
+    question = checked_names(asked, asked.signature_name, lambda: (raw,), key)
+    return question._replace(query=b"?" + urlencode(beside).encode("ascii")) if beside else question
+
+
+def _asked(named: Mapping[str, str]) -> PredictRequest:
+    unknown = sorted(set(named) - set(_NAMES))
+    if unknown:
+        raise InvalidInput(f"There is no parameter {unknown[0][:80]!r}.", field=unknown[0][:80])
+    fields = {name: value for name, value in named.items() if name != "input"}
+    return checked(PredictRequest.model_validate, {**fields, "inputs": 0})
+
+
 def question_from_npy(raw: bytes, named: Mapping[str, str], key: str | None) -> Question:
-    """The question in an array's bytes and the names in the query.
+    """The question in an array's bytes and the names in the query, as JSON: TensorFlow Serving takes nothing else.
 
     Raises:
         Malformed: not a NumPy file.
         InvalidInput: an array that no model takes, or a wrong name.
     """
-    unknown = sorted(set(named) - set(_NAMES))
-    if unknown:
-        raise InvalidInput(f"There is no parameter {unknown[0][:80]!r}.", field=unknown[0][:80])
-    fields = {name: value for name, value in named.items() if name != "input"}
-    asked = checked(PredictRequest.model_validate, {**fields, "inputs": 0})
+    asked = _asked(named)
     array = _array(raw)
     value = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
     if "input" in named:
@@ -38,7 +54,7 @@ def question_from_npy(raw: bytes, named: Mapping[str, str], key: str | None) -> 
     head = b"{"
     if asked.signature_name is not None:
         head += b'"signature_name":' + orjson.dumps(asked.signature_name) + b","
-    return checked_names(asked, asked.signature_name, lambda: b'%s"inputs":%s}' % (head, value), key)
+    return checked_names(asked, asked.signature_name, lambda: (b'%s"inputs":' % head, value, b"}"), key)
 
 
 def _array(raw: bytes) -> Any:
@@ -69,13 +85,16 @@ def as_npy(content: bytes) -> bytes:
 
     Raises:
         InvalidInput: it holds several outputs, or text.
+        UpstreamFailed: it is no answer at all.
     """
     import numpy as np
 
     try:
-        answer = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        answer = json.loads(content)  # NaN, which TensorFlow Serving writes bare
+        answer = json_or_bare_nan(content)
+    except Malformed:
+        answer = None
+    if not isinstance(answer, dict):
+        raise UpstreamFailed("The model server's answer is not JSON.", hint="See the model server's log.")
     value = answer.get("outputs", answer.get("predictions"))
     try:
         array = np.asarray(value)

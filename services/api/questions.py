@@ -5,37 +5,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
 from services.api.body import checked, json_or_bare_nan
-from services.api.envelope import Envelope, body_for, open_envelope
+from services.api.envelope import KEPT, KEPT_BYTES, TAIL, Envelope, head_for, open_envelope
+from services.api.keep_alive import Parts
 from shared.errors import InvalidInput, NotFound
 from shared.views import PredictRequest
 
 IMAGE_SIGNATURE = "image_bytes"
+_NAME = re.compile(r"[^\s/:?#%\x00-\x1f]{1,200}")
 _BARE = re.compile(rb"NaN|Infinity")  # perhaps a number, perhaps within a text
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One predict request: ``body`` is what TensorFlow Serving's REST API takes.
+class Question(NamedTuple):
+    """One predict request: ``body`` is what TensorFlow Serving's REST API takes, in parts.
 
-    ``key`` keeps a caller's requests on one side of a label that splits.
+    ``key`` keeps a caller's requests on one side of a label that splits. ``query`` goes behind the path, with its
+    question mark; JSON has none.
     """
 
     model: str
     version: int | None
     label: str | None
     signature_name: str | None
-    body: bytes
+    body: Parts
     key: str | None = None
+    query: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """``content`` is the model server's JSON object; ``version`` answered, None when the server does not say."""
 
     version: int | None
@@ -50,19 +52,37 @@ def question_of(raw: bytes, key: str | None = None) -> Question:
         InvalidInput: with the field to mend.
         NotFound: a name that no model can have.
     """
-    envelope = open_envelope(raw)
-    if envelope is not None:
-        return _from_envelope(envelope, key)
+    question = unparsed_question(raw, key)
+    if question is not None:
+        return question
     body = checked(PredictRequest.model_validate, json_or_bare_nan(raw))
     return checked_question(body, key, raw)
 
 
-def _from_envelope(envelope: Envelope, key: str | None) -> Question:
-    stand_in = checked(PredictRequest.model_validate, {**envelope.fields, envelope.key: [0]})
+def unparsed_question(raw: bytes, key: str | None = None) -> Question | None:
+    """As ``question_of``, where the value need not be parsed; else None.
+
+    Raises:
+        InvalidInput, NotFound: see ``question_of``.
+    """
+    envelope = open_envelope(raw)
+    if envelope is None:
+        return None
+    frame = (_frame_lately if len(envelope.outside) <= KEPT_BYTES else _frame)(envelope.outside, envelope.key)
+    body = (frame.body[0], envelope.value, TAIL)
+    return Question(frame.model, frame.version, frame.label, frame.signature_name, body, key)
+
+
+def _frame(outside: bytes, member: str) -> Question:
+    """All of a question but the large value and the caller's key."""
+    fields = Envelope(outside, member, memoryview(b"")).fields
+    stand_in = checked(PredictRequest.model_validate, {**fields, member: [0]})
     # no text in the value, so it holds no image files
-    return checked_names(
-        stand_in, stand_in.signature_name, lambda: body_for(envelope, stand_in.signature_name), key
-    )
+    signature = stand_in.signature_name
+    return checked_names(stand_in, signature, lambda: (head_for(member, signature),), None)
+
+
+_frame_lately = lru_cache(maxsize=KEPT)(_frame)
 
 
 def checked_question(asked: PredictRequest, key: str | None = None, raw: bytes = b"") -> Question:
@@ -74,21 +94,21 @@ def checked_question(asked: PredictRequest, key: str | None = None, raw: bytes =
     """
     signature = chosen_signature(asked.signature_name, asked.instances)
 
-    def body() -> bytes:
+    def body() -> Parts:
         data: dict[str, Any] = {} if signature is None else {"signature_name": signature}
         if asked.instances is not None:
             data["instances"] = asked.instances
         else:
             data["inputs"] = asked.inputs
         if _BARE.search(raw) is not None:  # orjson would write null
-            return json.dumps(data, ensure_ascii=False).encode()
-        return orjson.dumps(data)
+            return (json.dumps(data, ensure_ascii=False).encode(),)
+        return (orjson.dumps(data),)
 
     return checked_names(asked, signature, body, key)
 
 
 def checked_names(
-    asked: PredictRequest, signature: str | None, body: Callable[[], bytes], key: str | None
+    asked: PredictRequest, signature: str | None, body: Callable[[], Parts], key: str | None
 ) -> Question:
     """A question with the body that ``body`` writes, once its names are found good.
 
@@ -104,7 +124,7 @@ def checked_names(
         )
     if asked.instances is not None and not asked.instances:
         raise InvalidInput("'instances' is empty.", field="instances", hint="Give at least one.")
-    if not re.fullmatch(r"[^\s/:?#%\x00-\x1f]{1,200}", asked.model) or asked.model in (".", ".."):
+    if not _NAME.fullmatch(asked.model) or asked.model in (".", ".."):
         raise NotFound(
             f"There is no model {asked.model[:80]!r}.",
             code="model_not_found",

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -26,6 +28,8 @@ from shared.specs.base import Spec
 
 CHUNK_BYTES = 2**20
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+# A server that sends a byte now and then would otherwise hold a request and a file for ever.
+LONGEST_SECONDS = 3600.0
 
 
 class DatasetSource(Spec):
@@ -84,13 +88,18 @@ class RemoteFiles:
             "Accept-Encoding": "identity",
             "User-Agent": "modelyard",
         }
+        ends = time.monotonic() + LONGEST_SECONDS
         try:
             async with (
                 httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, follow_redirects=False) as client,
                 client.stream("GET", target, headers=headers, extensions={"sni_hostname": host}) as answer,
             ):
                 _check_answer(answer)
-                async for chunk in answer.aiter_raw(CHUNK_BYTES):
+                async for (
+                    chunk
+                ) in answer.aiter_raw():  # as it arrives: a full chunk may take its sender for ever
+                    if time.monotonic() > ends:
+                        raise httpx.ReadTimeout(f"not done within {LONGEST_SECONDS / 60:g} minutes")
                     yield chunk
         except httpx.HTTPError as error:
             raise InvalidInput(
@@ -141,8 +150,14 @@ class RemoteFiles:
                 f"There is no host {host[:200]!r}: {error.strerror}.", code="url_unreachable", field="url"
             ) from None
         addresses = [str(item[4][0]) for item in found]
-        inside = [each for each in addresses if not ipaddress.ip_address(each.partition("%")[0]).is_global]
-        if inside and not self._private:
+        reaches = {reach_of(each) for each in addresses}
+        if Reach.NEVER in reaches:
+            raise InvalidInput(
+                f"{host[:200]!r} is a link-local address, such as those of a cloud's metadata, or no host's at all.",
+                code="url_not_allowed",
+                field="url",
+            )
+        if Reach.PRIVATE in reaches and not self._private:
             raise InvalidInput(
                 f"{host[:200]!r} is an address of this machine or a private network, which is not fetched from.",
                 code="url_not_allowed",
@@ -153,6 +168,31 @@ class RemoteFiles:
 
 
 _PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last 32 bits
+
+
+class Reach(Enum):
+    """Where an address leads."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"  # loopback, private networks, carriers' networks
+    NEVER = "never"  # link-local, multicast, unspecified, reserved
+
+
+def reach_of(text: str) -> Reach:
+    """Where an IP address leads, looking through the forms in which IPv6 carries an IPv4 address."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            address = inner
+    if address.is_loopback:  # ::1 counts as reserved too
+        return Reach.PRIVATE
+    if address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved:
+        return Reach.NEVER
+    return Reach.PUBLIC if address.is_global else Reach.PRIVATE
 
 
 def _check_answer(answer: httpx.Response) -> None:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from services.api.artifacts import Artifact
 from shared.checkpoint_files import CheckpointFile
 from shared.jobs import Attempt, Job, JobEvent, Page
-from shared.store import Dataset, Label, Model, ModelEvent, Series, Version, Worker
+from shared.store import AuditRecord, Dataset, Key, Label, Model, ModelEvent, Project, Series, Version, Worker
 
 T = TypeVar("T")
 _PROGRESS_DEFAULTS: dict[str, Any] = {
@@ -29,6 +29,7 @@ _PROGRESS_DEFAULTS: dict[str, Any] = {
     "eta_seconds": None,
     "steps_per_second": None,
     "metrics": {},
+    "trials": None,
 }
 
 
@@ -52,11 +53,13 @@ def everything(items: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {"items": list(items), "has_more": False}
 
 
-def _time(seconds: float) -> datetime:
+def time_of(seconds: float) -> datetime:
+    """A time of the store's."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _maybe_time(seconds: float | None) -> datetime | None:
+def maybe_time_of(seconds: float | None) -> datetime | None:
+    """The same, or none."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -76,8 +79,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "worker_id": attempt.worker_id,
-        "started_at": _time(attempt.started_at),
-        "finished_at": _maybe_time(attempt.finished_at),
+        "started_at": time_of(attempt.started_at),
+        "finished_at": maybe_time_of(attempt.finished_at),
         "outcome": attempt.outcome,
         "error": attempt.error,
     }
@@ -100,10 +103,17 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         links["retry"] = f"{here}/retry"
     else:
         links["cancel"] = f"{here}/cancel"
+        links["explain"] = f"{here}/explain"
     if record.model:
         links["model"] = f"/models/{record.model}"
     if record.retry_of:
         links["retry_of"] = f"/jobs/{record.retry_of}"
+    if record.parent_id:
+        links["parent"] = f"/jobs/{record.parent_id}"
+    if record.kind == "tune":
+        links |= {name: f"{here}/{name}" for name in ("study", "trials", "importance", "history", "parallel")}
+        if record.state.terminal:
+            links["continue"] = f"{here}/continue"
     if record.run.get("reproduces"):
         links["reproduction"] = f"{here}/reproduction"
     return {
@@ -112,13 +122,17 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         "name": record.name,
         "state": record.state,
         "stage": record.stage,
+        "project": record.project,
+        "priority": record.priority,
+        "queue": record.queue,
+        "request_id": record.request_id,
         "labels": record.labels,
         "spec": record.spec,
-        "created_at": _time(record.created_at),
-        "started_at": _maybe_time(record.started_at),
-        "finished_at": _maybe_time(record.finished_at),
+        "created_at": time_of(record.created_at),
+        "started_at": maybe_time_of(record.started_at),
+        "finished_at": maybe_time_of(record.finished_at),
         "cancel_requested": record.cancel_requested,
-        "retry_at": _maybe_time(record.not_before),
+        "retry_at": maybe_time_of(record.not_before),
         "attempt": record.attempt,
         "max_attempts": record.max_attempts,
         "attempts": [_attempt(item) for item in record.attempts] if attempts else None,
@@ -129,6 +143,7 @@ def job(record: Job, *, attempts: bool = True) -> dict[str, Any]:
         "error": record.error,
         "result": record.result,
         "retry_of": record.retry_of,
+        "parent": record.parent_id,
         "reproduces": (record.run.get("reproduces") or {}).get("job"),
         "links": links,
     }
@@ -141,12 +156,12 @@ def job_in_list(record: Job) -> dict[str, Any]:
 
 def event(record: JobEvent) -> dict[str, Any]:
     """``EventView``."""
-    return {"seq": record.seq, "at": _time(record.at), "type": record.type, "data": record.data}
+    return {"seq": record.seq, "at": time_of(record.at), "type": record.type, "data": record.data}
 
 
 def series(record: Series) -> dict[str, Any]:
     """``SeriesView``."""
-    points = [[point.step, point.epoch, point.value, _time(point.at)] for point in record.points]
+    points = [[point.step, point.epoch, point.value, time_of(point.at)] for point in record.points]
     return {"name": record.name, "points": points, "total": record.total}
 
 
@@ -157,14 +172,14 @@ def artifact(item: Artifact, sha256: str | None, job_id: str) -> dict[str, Any]:
         "format": item.format,
         "size_bytes": item.size_bytes,
         "sha256": sha256,
-        "created_at": _time(item.created_at),
+        "created_at": time_of(item.created_at),
         "url": f"/jobs/{job_id}/artifacts/{quote(item.name)}",
     }
 
 
 def checkpoint(record: CheckpointFile) -> dict[str, Any]:
     """``CheckpointView``."""
-    return {**asdict(record), "written_at": _maybe_time(record.written_at)}
+    return {**asdict(record), "written_at": maybe_time_of(record.written_at)}
 
 
 def dataset(record: Dataset) -> dict[str, Any]:
@@ -175,7 +190,7 @@ def dataset(record: Dataset) -> dict[str, Any]:
         "kind": record.kind,
         "size_bytes": record.size_bytes,
         "sha256": record.sha256,
-        "created_at": _time(record.created_at),
+        "created_at": time_of(record.created_at),
         "info": record.info,
     }
 
@@ -197,7 +212,7 @@ def version(record: Version, serving_state: str | None) -> dict[str, Any]:
         "model": record.model,
         "version": record.version,
         "job_id": record.job_id,
-        "created_at": _time(record.created_at),
+        "created_at": time_of(record.created_at),
         "size_bytes": record.size_bytes,
         "metrics": record.metrics,
         "signatures": record.signatures,
@@ -214,26 +229,36 @@ def label(record: Label, seen: dict[str, Any]) -> dict[str, Any]:
         "name": record.name,
         "version": record.version,
         "route": record.route.model_dump(mode="json", exclude_none=True),
-        "history": [{**item, "until": _time(item["until"])} for item in record.history],
-        "updated_at": _time(record.updated_at),
+        "history": [{**item, "until": time_of(item["until"])} for item in record.history],
+        "updated_at": time_of(record.updated_at),
         "seen": seen,
     }
 
 
 def model_event(record: ModelEvent) -> dict[str, Any]:
     """``ModelEventView``."""
-    return {"seq": record.seq, "at": _time(record.at), "type": record.type, "data": record.data}
+    return {"seq": record.seq, "at": time_of(record.at), "type": record.type, "data": record.data}
 
 
 def model(record: Model, serving_versions: list[int]) -> dict[str, Any]:
     """``ModelView``."""
     return {
         "name": record.name,
-        "created_at": _time(record.created_at),
+        "created_at": time_of(record.created_at),
         "latest_version": record.latest_version,
         "labels": record.labels,
         "default_version": record.default_version,
         "serving_versions": serving_versions,
+    }
+
+
+def project(record: Project) -> dict[str, Any]:
+    """``ProjectView``."""
+    return {
+        "name": record.name,
+        "max_running": record.max_running,
+        "queued": record.queued,
+        "running": record.running,
     }
 
 
@@ -244,11 +269,36 @@ def worker(record: Worker, *, alive_within: float, lease_seconds: float) -> dict
         "id": record.id,
         "host": record.host,
         "pid": record.pid,
-        "started_at": _time(record.started_at),
-        "heartbeat_at": _time(record.heartbeat_at),
+        "started_at": time_of(record.started_at),
+        "heartbeat_at": time_of(record.heartbeat_at),
         "alive": record.age <= alive_within,
         "slots": record.slots,
+        "queues": list(record.queues),
+        "draining": record.draining,
         "jobs": list(record.jobs),
         "lease_age_seconds": None if left is None else max(0.0, lease_seconds - left),
         "info": record.info,
     }
+
+
+def key(item: Key) -> dict[str, Any]:
+    """A ``KeyView``."""
+    return {
+        "id": item.id,
+        "name": item.name,
+        "prefix": item.prefix,
+        "role": item.role,
+        "project": item.project,
+        "limits": item.limits,
+        "live": item.live,
+        "created_at": time_of(item.created_at),
+        "created_by": item.created_by,
+        "expires_at": maybe_time_of(item.expires_at),
+        "revoked_at": maybe_time_of(item.revoked_at),
+        "last_used_at": maybe_time_of(item.last_used_at),
+    }
+
+
+def audit(item: AuditRecord) -> dict[str, Any]:
+    """An ``AuditView``."""
+    return {**asdict(item), "at": time_of(item.at)}

@@ -6,6 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.keys import RATE_PATTERN, Role
+from shared.names import NAME_PATTERN
+from shared.specs.tune import MAX_TRIALS
+
 
 class RetryRequest(BaseModel):
     """Where the new job begins."""
@@ -14,6 +18,50 @@ class RetryRequest(BaseModel):
 
     start: Literal["checkpoint", "scratch"] = Field(
         "checkpoint", alias="from", description="From the old job's last checkpoint, if it has one, or anew."
+    )
+
+
+class PriorityRequest(BaseModel):
+    """A job's new place among those that wait."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int = Field(ge=-100, le=100, strict=True, description="Higher ones are taken up first.")
+
+
+class ProjectRequest(BaseModel):
+    """A project's limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_running: int | None = Field(
+        ge=0, le=1_000_000, strict=True, description="Jobs that may run at once; null: no limit."
+    )
+
+
+class DrainRequest(BaseModel):
+    """How a worker is emptied."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    now: bool = Field(
+        False,
+        strict=True,
+        description="Its jobs write a checkpoint and go back to the queue, rather than end.",
+    )
+
+
+class ContinueRequest(BaseModel):
+    """How an ended study goes on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_trials: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_TRIALS,
+        strict=True,
+        description="Trials more. Null: as many as before; of a grid, all combinations that are left.",
     )
 
 
@@ -31,3 +79,45 @@ class RollbackRequest(BaseModel):
     version: int | None = Field(
         None, ge=1, strict=True, description="To this version, rather than to the one before."
     )
+
+
+class KeyLimits(BaseModel):
+    """Of one key; left out: as its role has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests: str | None = Field(None, pattern=RATE_PATTERN, examples=["600/minute"])
+    predictions: str | None = Field(None, pattern=RATE_PATTERN, examples=["6000/minute"])
+    max_body_mb: int | None = Field(None, ge=1, le=1_000_000, strict=True)
+    max_upload_mb: int | None = Field(None, ge=1, le=1_000_000, strict=True)
+
+
+class KeyRequest(BaseModel):
+    """A key to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
+    name: str = Field(
+        "unnamed",
+        min_length=1,
+        max_length=120,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        examples=["ci"],
+        description="Whose it is, or what for.",
+    )
+    project: str | None = Field(
+        None, pattern=NAME_PATTERN, description="The only project whose jobs it may submit and change."
+    )
+    expires_in_seconds: int | None = Field(
+        None, ge=1, le=10 * 366 * 86_400, strict=True, description="Left out: it does not expire."
+    )
+    limits: KeyLimits = Field(default_factory=KeyLimits)
+
+
+class SessionRequest(BaseModel):
+    """A browser logs in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(max_length=200)

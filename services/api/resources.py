@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import httpx
 from anyio import to_thread
 
+from services.api.access.opening import Access, open_access
 from services.api.artifacts import Hashes
 from services.api.model_server import CONNECT_SECONDS, ModelServer
+from services.api.studies import Studies
 from services.api.submission import Submission
 from services.api.telemetry import Telemetry
 from services.api.traffic import TrafficMoves
@@ -27,8 +29,6 @@ from shared.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
-# A worker beats every heartbeat_seconds; three missed beats in a row are no accident.
-BEATS = 3
 POOL_CONNECTIONS = 200
 
 
@@ -37,6 +37,7 @@ class Resources:
     """Shared by all requests of one application."""
 
     settings: Settings
+    access: Access
     store: Store
     queue: JobQueue
     repo: ModelRepo
@@ -46,6 +47,7 @@ class Resources:
     traffic: TrafficMoves
     tensorboard: httpx.AsyncClient | None
     submission: Submission
+    studies: Studies
     uploads: Uploads
     watch: JobWatch
     telemetry: Telemetry
@@ -54,7 +56,7 @@ class Resources:
     @property
     def alive_within(self) -> float:
         """Seconds after which a worker that was not heard of counts as gone."""
-        return BEATS * self.settings.heartbeat_seconds
+        return self.settings.alive_within
 
 
 @asynccontextmanager
@@ -64,6 +66,8 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
         settings.paths.create()
         store = Store(settings.store_url)
         stack.callback(store.close)
+        access = await open_access(settings, store)
+        stack.push_async_callback(access.aclose)
         queue = JobQueue(settings.broker_url)
         stack.callback(queue.close)
         serving = ServingClient(settings.serving_url)
@@ -89,6 +93,7 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
         stack.callback(settler.stop)
         resources = Resources(
             settings=settings,
+            access=access,
             store=store,
             queue=queue,
             repo=ModelRepo(settings.paths.models),
@@ -105,12 +110,19 @@ async def open_resources(settings: Settings, telemetry: Telemetry) -> AsyncItera
             ),
             tensorboard=tensorboard,
             submission=Submission(store, queue, settings),
+            studies=Studies(store),
             uploads=uploads,
             watch=watch,
             telemetry=telemetry,
             hashes=Hashes(),
         )
-        telemetry.watch(store, queue, alive_within=resources.alive_within, shared=settings.share_port)
+        telemetry.watch(
+            store,
+            queue,
+            alive_within=resources.alive_within,
+            shared=settings.share_port,
+            kept_seconds=settings.metrics_kept_seconds,
+        )
         yield resources
 
 

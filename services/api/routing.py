@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 from services.api.remembered import Remembered
 from shared.errors import NotFound
@@ -16,10 +17,10 @@ from shared.specs.traffic import LabelRoute
 from shared.store import Store, Traffic
 
 KEY_HEADER = "X-Request-Key"
+LOOK_AGAIN_SECONDS = 0.05  # for a label that is not known: asking for many of them costs no more than this
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Where one request goes.
 
     Attributes:
@@ -56,17 +57,43 @@ class Router:
             NotFound: no such label.
             Unavailable: the store does not answer.
         """
-        traffic = await self._remembered.get(("traffic", model), lambda: self._store.labels.traffic(model))
-        if label is None:
-            return Choice(traffic.default)
-        route = traffic.labels.get(label)
-        if route is None:
-            raise no_label(model, label)
-        target = draw(route, f"{model}/{label}", key)
-        versions = traffic.versions(target)
-        if not versions:
-            raise no_label(model, target)
-        return Choice(versions[0], label, target, route, _shadow(route, traffic))
+        found = self.choose_at_hand(model, label, key)
+        if found is not None:
+            return found
+        place, ask = self._asked(model)
+        traffic = await self._remembered.get(place, ask)
+        if label is not None and label not in traffic.labels:  # perhaps another process made it a moment ago
+            traffic = await self._remembered.get(place, ask, within=LOOK_AGAIN_SECONDS)
+        found = _choice(traffic, model, label, key)
+        if found is None:
+            raise no_label(model, label or "")
+        return found
+
+    def choose_at_hand(self, model: str, label: str | None, key: str | None) -> Choice | None:
+        """As ``choose``, from what is remembered; None where that will not do.
+
+        Raises:
+            NotFound: the label leads to a target without a version.
+        """
+        traffic = self._remembered.at_hand(*self._asked(model))
+        return _choice(traffic, model, label, key) if traffic is not None else None
+
+    def _asked(self, model: str) -> tuple[tuple[str, str], Callable[[], Traffic]]:
+        return ("traffic", model), lambda: self._store.labels.traffic(model)
+
+
+def _choice(traffic: Traffic, model: str, label: str | None, key: str | None) -> Choice | None:
+    """None: there is no such label."""
+    if label is None:
+        return Choice(traffic.default)
+    route = traffic.labels.get(label)
+    if route is None:
+        return None
+    target = draw(route, f"{model}/{label}", key)
+    versions = traffic.versions(target)
+    if not versions:
+        raise no_label(model, target)
+    return Choice(versions[0], label, target, route, _shadow(route, traffic))
 
 
 def draw(route: LabelRoute, salt: str, key: str | None) -> str:

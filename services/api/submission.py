@@ -10,13 +10,17 @@ import orjson
 
 from services.api.code_checks import CodeChecks
 from services.api.data_checks import DataChecks
+from services.api.explaining import Explaining
 from services.api.source_checks import SourceChecks
+from services.api.study_checks import StudyChecks
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobState
+from shared.logs import bound_now
 from shared.reproduction import compare
 from shared.settings import Settings
-from shared.specs import ExportJob, JobSpec, TrainJob, parse_job
+from shared.specs import ExportJob, JobSpec, TrainJob, TuneJob, parse_job
+from shared.specs.queueing import queue_of
 from shared.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,9 +32,11 @@ class Submission:
     def __init__(self, store: Store, queue: JobQueue, settings: Settings) -> None:
         self._store = store
         self._queue = queue
+        self._explaining = Explaining(store, alive_within=settings.alive_within)
         self._data = DataChecks(store, settings)
         self._sources = SourceChecks(store, settings)
         self._code = CodeChecks(settings)
+        self._studies = StudyChecks(store, self._check)
 
     def earlier(self, key: str | None, fingerprint: str) -> Job | None:
         """The job that an Idempotency-Key made before, if any.
@@ -62,11 +68,12 @@ class Submission:
             idempotency_key=key,
             body_sha256=fingerprint,
             retry_of=retry_of.id if retry_of else None,
+            request_id=_request_id(),
             resume_from=retry_of.run_dir if retry_of and resume else None,
             run={key: value for key, value in (("code", code), ("reproduces", reproduces)) if value},
         )
         if created:
-            self._send(job.id)
+            self._send(job)
         return job
 
     def retry(self, job_id: str, *, resume: bool, key: str | None = None) -> Job:
@@ -88,14 +95,53 @@ class Submission:
         known = self.earlier(key, mark)
         if known is not None:
             return known
+        spec = parse_job(old.spec)
+        if isinstance(spec, TuneJob) and resume:
+            spec = self._continued(spec, old.id)
         return self.submit(
-            parse_job(old.spec),
+            spec,
             key=key,
             fingerprint=mark,
             retry_of=old,
             resume=resume,
             reproduces=old.run.get("reproduces"),
         )
+
+    def continue_study(self, job_id: str, *, max_trials: int | None, key: str | None = None) -> Job:
+        """A new tune job that goes on where an ended one stopped; ``max_trials`` more trials, or as many as before.
+
+        Raises:
+            NotFound: no such job.
+            Conflict: it is no tune job, or has not ended.
+        """
+        old = self._store.jobs.get(job_id)
+        mark = fingerprint_of({"continue": job_id, "max_trials": max_trials})
+        known = self.earlier(key, mark)
+        if known is not None:
+            return known
+        spec = parse_job(old.spec)
+        if not isinstance(spec, TuneJob) or not old.state.terminal:
+            raise Conflict(
+                f"The job {job_id} is a {old.kind} job and {old.state}; only an ended tune job can be continued.",
+                code="job_not_continuable",
+                hint="Wait for its end, or cancel it."
+                if old.kind == "tune"
+                else "See the jobs with GET /jobs?kind=tune.",
+            )
+        spec = spec.model_copy(
+            update={"continue_from": old.id, "enqueue": [], "max_trials": max_trials or spec.max_trials}
+        )
+        return self.submit(spec, key=key, fingerprint=mark)
+
+    def _continued(self, spec: TuneJob, study_id: str) -> TuneJob:
+        """The rest of a study that did not come to its end."""
+        study = self._store.studies.get(study_id)
+        done = study.complete + study.pruned
+        enqueue = spec.enqueue[study.asked :]
+        if spec.max_trials is None and not spec.points:
+            spec = spec.model_copy(update={"max_trials": spec.trials})
+        left = None if spec.max_trials is None else max(1, spec.max_trials - done)
+        return spec.model_copy(update={"continue_from": study_id, "enqueue": enqueue, "max_trials": left})
 
     def reproduce(self, job_id: str, *, key: str | None = None) -> Job:
         """A new job that trains a finished one again, on the same data and code, and publishes nothing.
@@ -159,12 +205,16 @@ class Submission:
         warnings = list(found.pop("warnings", ()))
         if spec.publish is None and not isinstance(spec, ExportJob):
             warnings.append("Without 'publish' the model is kept in the run's folder and is not served.")
+        nobody = self._explaining.nobody_serves(queue_of(spec))
+        if nobody is not None:
+            warnings.append(nobody)
         return {
             "spec": spec.model_dump(mode="json"),
             "epochs": None,
             "batch_size": None,
             "dataset": None,
             "source": None,
+            "trials": None,
             **found,
             "next_version": self._next_version(spec),
             "warnings": warnings,
@@ -172,6 +222,8 @@ class Submission:
 
     def _check(self, spec: JobSpec) -> dict[str, Any]:
         """What is known of the job before it runs, as members of its plan."""
+        if isinstance(spec, TuneJob):
+            return self._studies.check(spec)
         source = self._sources.check(spec)
         known: dict[str, Any] = {
             "source": source.lineage if source else None,
@@ -198,13 +250,18 @@ class Submission:
         except NotFound:
             return 1
 
-    def _send(self, job_id: str) -> None:
+    def _send(self, job: Job) -> None:
         try:
-            self._queue.send(job_id)
-            self._store.jobs.mark_sent(job_id)
+            self._queue.send(job.id, job.queue)
+            self._store.jobs.mark_sent(job.id)
         except Unavailable as error:
             # the row is committed: the sweeper sends it
-            log.warning("job %s is stored and will be sent later: %s", job_id, error.message)
+            log.warning("job %s is stored and will be sent later: %s", job.id, error.message)
+
+
+def _request_id() -> str | None:
+    found = bound_now().get("request_id")
+    return None if found is None else str(found)
 
 
 def fingerprint_of(data: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -12,11 +10,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
-from shared.errors import Unavailable
+from services.api.platform_metrics import KEPT_SECONDS, PlatformMetrics
 from shared.job_queue import JobQueue
 from shared.store import Store
 
@@ -30,6 +26,10 @@ class Telemetry:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        # children by their labels: looking one up costs a lock and several objects, each time
+        self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._by_model: dict[str, Counter] = {}
+        self._by_label: dict[tuple[str, str, int, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "modelyard_http_requests",
             "Requests answered.",
@@ -86,18 +86,33 @@ class Telemetry:
 
     def request(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """One request was answered; ``seconds`` None for a stream."""
-        self._requests.labels(method, route, str(status)).inc()
+        key = (method, route, status)
+        found = self._by_route.get(key)
+        if found is None:
+            found = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
+            self._by_route[key] = found
+        found[0].inc()
         if seconds is not None:
-            self._seconds.labels(method, route).observe(seconds)
+            found[1].observe(seconds)
 
     def prediction(self, model: str) -> None:
         """One predict request was answered."""
-        self._predictions.labels(model).inc()
+        found = self._by_model.get(model)
+        if found is None:
+            found = self._by_model[model] = self._predictions.labels(model)
+        found.inc()
 
     def routed(self, model: str, label: str, version: int, status: int, seconds: float) -> None:
         """One request that named a label was answered."""
-        self._routed.labels(model, label, str(version), str(status)).inc()
-        self._routed_seconds.labels(model, label, str(version)).observe(seconds)
+        key = (model, label, version, status)
+        found = self._by_label.get(key)
+        if found is None:
+            found = self._by_label[key] = (
+                self._routed.labels(model, label, str(version), str(status)),
+                self._routed_seconds.labels(model, label, str(version)),
+            )
+        found[0].inc()
+        found[1].observe(seconds)
 
     def withdrawn(self, model: str, label: str) -> None:
         """A guard has acted."""
@@ -109,12 +124,20 @@ class Telemetry:
         if seconds is not None:
             self._shadow_seconds.labels(model, str(version)).observe(seconds)
 
-    def watch(self, store: Store, queue: JobQueue, *, alive_within: float, shared: bool = False) -> None:
-        """Also report the platform's state, asked at each scrape.
+    def watch(
+        self,
+        store: Store,
+        queue: JobQueue,
+        *,
+        alive_within: float,
+        shared: bool = False,
+        kept_seconds: float = KEPT_SECONDS,
+    ) -> None:
+        """Also report the platform's state, asked at a scrape unless it was within the last few seconds.
 
         ``shared``: several processes count, and each reports the sum.
         """
-        platform = _Platform(store, queue, alive_within)
+        platform = PlatformMetrics(store, queue, alive_within, kept_seconds)
         if shared:
             self.registry = CollectorRegistry()
             MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
@@ -123,38 +146,3 @@ class Telemetry:
     def exposition(self) -> bytes:
         """The metrics as text."""
         return generate_latest(self.registry)
-
-
-class _Platform(Collector):
-    """Gauges that are queried when scraped. What does not answer is left out, and said so by ``modelyard_up``."""
-
-    def __init__(self, store: Store, queue: JobQueue, alive_within: float) -> None:
-        self._store = store
-        self._queue = queue
-        self._alive_within = alive_within
-
-    def describe(self) -> list[GaugeMetricFamily]:
-        return []  # so that registering asks nothing
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        up = GaugeMetricFamily("modelyard_up", "Whether a dependency answers.", labels=["dependency"])
-        try:
-            counts = self._store.jobs.count_by_state()
-            alive = self._store.workers.count_alive(within_seconds=self._alive_within)
-        except Unavailable:
-            up.add_metric(["store"], 0)
-        else:
-            up.add_metric(["store"], 1)
-            jobs = GaugeMetricFamily("modelyard_jobs", "Jobs by state.", labels=["state"])
-            for state, number in counts.items():
-                jobs.add_metric([state.value], number)
-            yield jobs
-            yield GaugeMetricFamily("modelyard_workers_alive", "Workers heard of lately.", value=alive)
-        try:
-            depth = self._queue.depth()
-        except Unavailable:
-            up.add_metric(["broker"], 0)
-        else:
-            up.add_metric(["broker"], 1)
-            yield GaugeMetricFamily("modelyard_queue_depth", "Messages waiting on the broker.", value=depth)
-        yield up

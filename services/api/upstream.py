@@ -16,38 +16,30 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-SMALL_BYTES = 2**20
-OURS = frozenset({b"host", b"x-request-id"})
-OURS_IN_ANSWERS = frozenset({b"date", b"server"})
+# The last three open our door: no other server is to see them.
+OURS = frozenset({b"host", b"x-request-id", b"authorization", b"x-api-key", b"cookie"})
+OURS_IN_ANSWERS = frozenset({b"date", b"server", b"x-request-id"})
 Headers = list[tuple[bytes, bytes]]
 
 
 def forwarded(headers: Iterable[tuple[bytes, bytes]], without: frozenset[bytes] = frozenset()) -> Headers:
-    """``headers`` that belong to the message itself."""
-    pairs = [(name.lower(), value) for name, value in headers]
-    named = {
-        token.strip().lower() for name, value in pairs if name == b"connection" for token in value.split(b",")
-    }
-    dropped = _HOP_BY_HOP | named | without
-    return [(name, value) for name, value in pairs if name not in dropped]
+    """``headers``, with names in lower case, that belong to the message itself."""
+    kept = []
+    named: set[bytes] = set()
+    for pair in headers:
+        name, value = pair
+        if name in _HOP_BY_HOP:
+            if name == b"connection":
+                named.update(token.strip().lower() for token in value.split(b","))
+        elif name not in without:
+            kept.append(pair)
+    return [pair for pair in kept if pair[0] not in named] if named else kept
 
 
 def target_url(base: httpx.URL, raw_path: bytes, query: bytes) -> httpx.URL:
     """``raw_path`` and ``query`` below ``base``, with their own percent-encoding."""
     path = base.raw_path.partition(b"?")[0].rstrip(b"/") + raw_path
     return base.copy_with(raw_path=path + (b"?" + query if query else b""))
-
-
-def is_small(request: Request) -> bool:
-    """Whether a request may take the fast way."""
-    length = request.headers.get("content-length", "0")
-    chunked = "transfer-encoding" in request.headers
-    return (
-        request.method in ("GET", "POST")
-        and not chunked
-        and length.isdecimal()
-        and int(length) <= SMALL_BYTES
-    )
 
 
 async def pass_through(
@@ -63,6 +55,7 @@ async def pass_through(
         Unavailable: ``down``, when the other server does not answer.
     """
     headers = forwarded(request.headers.raw, OURS)
+    headers.append((b"x-request-id", request.state.request_id.encode("ascii")))
     if not any(name == b"accept-encoding" for name, _ in headers):
         headers.append((b"accept-encoding", b"identity"))  # httpx would ask for gzip in the client's name
     has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
@@ -81,7 +74,8 @@ async def pass_through(
     response = StreamingResponse(
         _body(answer), status_code=answer.status_code, background=BackgroundTask(answer.aclose)
     )
-    response.raw_headers = forwarded(answer.headers.raw, OURS_IN_ANSWERS)
+    given = [(name.lower(), value) for name, value in answer.headers.raw]
+    response.raw_headers = forwarded(given, OURS_IN_ANSWERS)
     return response
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api import render
+from services.api.access.principal import Principal, principal_of
 from services.api.body import checked, json_of, refuse_nul
 from services.api.deps import (
     AfterId,
@@ -16,12 +17,13 @@ from services.api.deps import (
     JobId,
     Limit,
     NameFilter,
+    ParentFilter,
     RawBody,
     StoreDep,
     SubmissionDep,
 )
 from services.api.describe import JOB_SPEC, json_body, problems, ref
-from services.api.requests import RetryRequest
+from services.api.requests import ContinueRequest, RetryRequest
 from services.api.submission import fingerprint_of
 from shared.jobs import Job, JobState
 from shared.reproduction import TOLERANCE
@@ -53,6 +55,25 @@ _EXAMPLES: dict[str, tuple[str, Any]] = {
             "publish": {"model": "iris"},
         },
     ),
+    "tune": (
+        "Eight trials of a grid, of which the best one is published",
+        {
+            "kind": "tune",
+            "base": {
+                "model": {"builder": "mlp"},
+                "dataset": {"tfds": "fashion_mnist", "validation_split": 0.1},
+                "fit": {"epochs": 5},
+            },
+            "space": {
+                "units": {"choice": ["128,64", "256,128"]},
+                "dropout": {"uniform": [0.0, 0.1]},
+                "fit.optimizer": {"choice": ["adam", "sgd"]},
+            },
+            "sampler": "grid",
+            "objective": {"metric": "val_accuracy", "mode": "max"},
+            "publish": {"model": "fashion"},
+        },
+    ),
     "export": (
         "A published version for phones and for ONNX runtimes",
         {
@@ -65,8 +86,23 @@ _EXAMPLES: dict[str, tuple[str, Any]] = {
 
 
 def _who(request: Request) -> str:
-    """There are no accounts: the address is all that is known of a caller."""
+    """The key's name; where there are no keys, the address is all that is known of a caller."""
+    principal = principal_of(request)
+    if principal.key_id is not None:
+        return principal.name
     return f"a client at {request.client.host}" if request.client else "a client"
+
+
+def _in_project(data: Any, principal: Principal) -> Any:
+    """A job's body; without a project of its own it is in that of its caller's key.
+
+    Raises:
+        Forbidden: it names another one.
+    """
+    if isinstance(data, dict) and principal.project is not None:
+        named = data.setdefault("project", principal.project)
+        principal.check_project(named if isinstance(named, str) else "")
+    return data
 
 
 def _accepted(job: Job) -> Response:
@@ -92,6 +128,7 @@ def _accepted(job: Job) -> Response:
 def submit_job(
     raw: RawBody,
     submission: SubmissionDep,
+    request: Request,
     key: IdempotencyKey = None,
     dry_run: Annotated[bool, Query(description="Check only, and answer with the plan.")] = False,
 ) -> Response:
@@ -99,7 +136,7 @@ def submit_job(
 
     The job is accepted also while the broker is down: it is then sent later.
     """
-    data = json_of(raw)
+    data = _in_project(json_of(raw), principal_of(request))
     refuse_nul(raw)
     if dry_run:
         return render.answer(submission.plan(checked(parse_job, data)))
@@ -130,11 +167,14 @@ def list_jobs(
             examples=["team=plants"],
         ),
     ] = None,
+    parent: ParentFilter = None,
     limit: Limit = 50,
     after: AfterId = None,
 ) -> Response:
-    """Newest first."""
-    found = store.jobs.find(state=state, kind=kind, model=model, label=label, after=after, limit=limit)
+    """Newest first. Trials of studies are left out, unless `parent` names their study."""
+    found = store.jobs.find(
+        state=state, kind=kind, model=model, label=label, parent=parent, after=after, limit=limit
+    )
     return render.answer(render.page(found, render.job_in_list))
 
 
@@ -199,6 +239,30 @@ def get_reproduction(
 
 
 @router.post(
+    "/jobs/{job_id}/continue",
+    status_code=202,
+    operation_id="continueStudy",
+    summary="Go on with an ended study",
+    response_model=JobView,
+    responses={
+        202: {"description": "A new tune job, which has the old one's trials.", "headers": _LOCATION},
+        **problems(400, 404, 409, 422, 503),
+    },
+    openapi_extra=json_body(
+        ContinueRequest, {"more": ("20 trials more", {"max_trials": 20})}, required=False
+    ),
+)
+def continue_study(
+    job_id: JobId, raw: RawBody, submission: SubmissionDep, key: IdempotencyKey = None
+) -> Response:
+    """Makes a new tune job whose optimiser knows the old one's complete and pruned trials. A changed space or another
+    sampler goes with `POST /jobs` and `continue_from`.
+    """
+    request = checked(ContinueRequest.model_validate, json_of(raw)) if raw.strip() else ContinueRequest()
+    return _accepted(submission.continue_study(job_id, max_trials=request.max_trials, key=key))
+
+
+@router.post(
     "/jobs/{job_id}/retry",
     status_code=202,
     operation_id="retryJob",
@@ -214,5 +278,5 @@ def get_reproduction(
 )
 def retry_job(job_id: JobId, raw: RawBody, submission: SubmissionDep, key: IdempotencyKey = None) -> Response:
     """Makes a new job with the same spec, since an ended job stays as it is."""
-    request = checked(RetryRequest.model_validate, json_of(raw)) if raw.strip() else RetryRequest()
-    return _accepted(submission.retry(job_id, resume=request.start == "checkpoint", key=key))
+    wanted = checked(RetryRequest.model_validate, json_of(raw)) if raw.strip() else RetryRequest()
+    return _accepted(submission.retry(job_id, resume=wanted.start == "checkpoint", key=key))

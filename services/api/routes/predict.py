@@ -5,29 +5,26 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.responses import Response
 
-from services.api import render
 from services.api.body import checked
 from services.api.deps import resources_of
 from services.api.describe import json_body, problems
 from services.api.errors import Malformed
-from services.api.npy import NPY, as_npy, question_from_npy
+from services.api.hot_path import json_answer
+from services.api.npy import NPY
 from services.api.passing import pass_to_model_server
-from services.api.questions import IMAGE_SIGNATURE, Prediction, Question, checked_question, question_of
+from services.api.questions import IMAGE_SIGNATURE, Question, checked_question
 from services.api.routing import KEY_HEADER
 from shared.errors import InvalidInput, NotFound
 from shared.views import PredictRequest, PredictResponse
 
 router = APIRouter(tags=["predict"])
 
-# Larger bodies are parsed in a thread, so that other requests do not wait for them.
-PARSE_APART_BYTES = 2**20
 MAX_IMAGES = 1000
 _EXAMPLES: dict[str, tuple[str, Any]] = {
     "rows": ("Rows of numbers", {"model": "iris", "instances": [[5.1, 3.5, 1.4, 0.2]]}),
@@ -104,39 +101,14 @@ async def predict(request: Request) -> Response:
     Without a version or a label, the highest AVAILABLE version answers. A large tensor goes fastest as the bytes of a
     NumPy file (`application/x-npy`), with the names in the query; `Accept: application/x-npy` asks for one back.
     """
+    # only forms come here: hot_path has answered the others
     resources = resources_of(request)
-    content_type = request.headers.get("content-type", "")
-    key = request.headers.get(KEY_HEADER)
-    if content_type.startswith("multipart/form-data"):
-        question = await _from_form(request, key)
-    elif content_type.startswith(NPY):
-        raw, named = await request.body(), dict(request.query_params)
-        question = await to_thread.run_sync(question_from_npy, raw, named, key)
-    else:
-        raw = await request.body()
-        apart = len(raw) >= PARSE_APART_BYTES
-        question = await to_thread.run_sync(question_of, raw, key) if apart else question_of(raw, key)
+    question = await _from_form(request, request.headers.get(KEY_HEADER))
     prediction = await resources.model_server.predict(question)
     resources.telemetry.prediction(question.model)
-    if NPY in request.headers.get("accept", ""):
-        content = await to_thread.run_sync(as_npy, prediction.content)
-        return Response(content, headers=_version_header(prediction), media_type=NPY)
-    return _answer(question.model, prediction)
-
-
-def _answer(model: str, prediction: Prediction) -> Response:
-    # the server's own text goes out as it came: its numbers are neither parsed nor written again
-    content = prediction.content.strip()
-    head = render.dumps({"model": model, "version": prediction.version})
-    if content[:1] == b"{" and content[-1:] == b"}" and content[1:-1].strip():
-        content = head[:-1] + b"," + content[1:]
-    else:
-        content = head
-    return Response(content, headers=_version_header(prediction), media_type="application/json")
-
-
-def _version_header(prediction: Prediction) -> dict[str, str]:
-    return {} if prediction.version is None else {"X-Model-Version": str(prediction.version)}
+    headers = {} if prediction.version is None else {"X-Model-Version": str(prediction.version)}
+    content = json_answer(question.model, prediction)
+    return Response(content, headers=headers, media_type="application/json")
 
 
 async def _from_form(request: Request, key: str | None) -> Question:
@@ -177,7 +149,10 @@ def _fields(form: FormData) -> dict[str, Any]:
 )
 @router.api_route("/v1/models", methods=["GET"], include_in_schema=False)
 async def tensorflow_serving(request: Request) -> Response:
-    """TensorFlow Serving's REST API unchanged, but that labels and defaults set here work too."""
+    """TensorFlow Serving's REST API unchanged, but that labels and defaults set here work too.
+
+    Large requests and rare methods come here: hot_path has answered the others.
+    """
     if ".." in request.scope["path"].split("/"):
         raise NotFound("There is nothing at this path.", code="route_not_found")
     return await pass_to_model_server(resources_of(request).model_server, request)
