@@ -19,6 +19,7 @@ OPERATIONS = {
     "getJobMetrics", "getLiveness", "getModel", "getPrometheusMetrics", "getReadiness", "getVersion", "listDatasets",
     "listJobEvents", "listJobs", "listModels", "listVersions", "listWorkers", "predict", "retryJob", "setLabel",
     "submitJob", "uploadDataset",
+    "getStudy", "listTrials", "getImportance", "getStudyHistory", "getParallelCoordinates",
 }  # fmt: skip
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import uvicorn
+from redis import Redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -22,8 +23,16 @@ from services.api.app import create_app
 from services.api.resources import Resources
 from shared.settings import Settings
 from shared.store import Publication, Store, migrate
-from tests.builders import train_spec
+from shared.wire.uvicorn_wire import Wire
+from tests.builders import migrated, train_spec
 from tests.conftest import Broker, free_port
+
+Serve = Callable[[Request], Awaitable[Response]]
+
+
+def all_to(serve: Serve) -> Starlette:
+    """An application that gives every request to ``serve``."""
+    return Starlette(routes=[Route("/{path:path}", serve, methods=["GET", "POST", "DELETE", "PUT"])])
 
 
 class Running:
@@ -35,6 +44,7 @@ class Running:
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(
             app, host="127.0.0.1", port=self.port, access_log=False, log_config=None, ws="none",
+            http=cast(Any, Wire),
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         self.server = uvicorn.Server(config)
@@ -64,24 +74,28 @@ class ModelServer:
 
     states: dict[str, dict[int, str]] = field(default_factory=dict)
     names_its_version: bool = True
+    takes_npy: bool = False
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     answer: Callable[[dict[str, Any]], Response] | None = None
 
     def app(self) -> Starlette:
-        methods = ["GET", "POST", "DELETE", "PUT"]
-        return Starlette(routes=[Route("/{path:path}", self._serve, methods=methods)])
+        return all_to(self.serve)
 
-    async def _serve(self, request: Request) -> Response:
+    async def serve(self, request: Request) -> Response:
         body = await request.body()
         path = request.scope["raw_path"].decode()
         if request.scope["query_string"]:
             path += "?" + request.scope["query_string"].decode()
         self.requests.append((request.method, path, body))
         self.headers.append(dict(request.headers))
+        if path == "/healthz":
+            return Response(
+                headers={"Accept-Post": "application/json, application/x-npy"} if self.takes_npy else {}
+            )
         name, _, rest = request.scope["path"].removeprefix("/v1/models/").partition("/")
         name, _, verb = name.partition(":")
-        if request.method == "GET":
+        if request.method in ("GET", "HEAD"):
             return self._status(name)
         version: int | None = None
         if rest.startswith("versions/"):
@@ -97,7 +111,14 @@ class ModelServer:
         available = [number for number, state in self.states.get(name, {}).items() if state == "AVAILABLE"]
         if not available or (version is not None and version not in available):
             return JSONResponse({"error": f"Servable not found for request: {name}"}, 404)
-        asked = json.loads(body)
+        if self.takes_npy and request.headers["content-type"] == "application/x-npy":
+            return Response(
+                body, 200, {"X-Model-Version": str(version or max(available))}, "application/x-npy"
+            )
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            return JSONResponse({"error": "JSON Parse error"}, 400)
         if self.answer is not None:
             return self.answer(asked)
         version = version or max(available)
@@ -154,11 +175,15 @@ def start_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
             "broker_url": "redis://127.0.0.1:1/0",
             "serving_url": "http://127.0.0.1:1",
             "sweep_seconds": 0.1,
+            "metrics_kept_seconds": 0,
             "publish_timeout_seconds": 1.0,
             **changes,
         }
         settings = Settings(**wanted)
-        migrate(settings.store_url)
+        if settings.database_url is None and not settings.paths.root.exists():
+            migrated(settings.store_url)
+        else:  # a second process on the same store, or another database
+            migrate(settings.store_url)
         running = Running(create_app(settings)).start()
         api = Api(running, settings, httpx.Client(base_url=running.url, timeout=30))
         started.append(api)
@@ -175,12 +200,42 @@ def model_server() -> ModelServer:
     return ModelServer()
 
 
-@pytest.fixture
-def serving(model_server: ModelServer) -> Iterator[Running]:
-    """``model_server``, running."""
-    running = Running(model_server.app()).start()
-    yield running
+@pytest.fixture(scope="module")
+def _served() -> Iterator[tuple[Running, list[ModelServer]]]:
+    """A server of whichever model server is in the list: to start and stop one takes longer than most tests."""
+    current: list[ModelServer] = []
+
+    async def serve(request: Request) -> Response:
+        return await current[0].serve(request)
+
+    running = Running(all_to(serve)).start()
+    yield running, current
     running.stop()
+
+
+@pytest.fixture
+def serving(_served: tuple[Running, list[ModelServer]], model_server: ModelServer) -> Running:
+    """``model_server``, running. Tests that stop it run one of their own."""
+    running, current = _served
+    current[:] = [model_server]
+    return running
+
+
+@pytest.fixture(scope="session")
+def _lasting_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    server = Broker(tmp_path_factory.mktemp("broker"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker(_lasting_broker: Broker) -> Broker:
+    """A running and empty broker. A test may stop it: it is started again for the next one."""
+    if _lasting_broker.process is None:
+        _lasting_broker.start()
+    with Redis.from_url(_lasting_broker.url) as client:
+        client.flushall()
+    return _lasting_broker
 
 
 @pytest.fixture

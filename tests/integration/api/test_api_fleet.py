@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,13 +68,21 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    running = Fleet(tmp_path)
-    wait_until(lambda: running.listening() == 2 and running.answers())
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    running = Fleet(tmp_path_factory.mktemp("fleet"))
     yield running
     running.parent.terminate()
     running.parent.wait(30)
+
+
+@pytest.fixture
+def fleet(started: Fleet) -> Fleet:
+    """Whole and running: the one of the test before, unless that ended it."""
+    if started.parent.poll() is not None:
+        started.parent = started.start()
+    wait_until(lambda: started.listening() == 2 and started.answers())
+    return started
 
 
 def test_connections_are_dealt_out_and_counted_together(fleet: Fleet) -> None:
@@ -82,6 +92,34 @@ def test_connections_are_dealt_out_and_counted_together(fleet: Fleet) -> None:
     assert [_counted(fleet) - before for _ in range(6)] == [40] * 6, "whichever process is asked"
     times = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in fleet.members()]
     assert len(times) == 2
+
+
+def test_connections_that_stay_are_dealt_out_evenly(fleet: Fleet) -> None:
+    def held() -> list[int]:
+        return sorted(
+            sum(one.laddr.port == fleet.port and one.status == psutil.CONN_ESTABLISHED for one in of)
+            for of in (psutil.Process(pid).net_connections("tcp") for pid in fleet.members())
+        )
+
+    with contextlib.ExitStack() as stack:
+        for number in range(1, 31):
+            client = stack.enter_context(httpx.Client(base_url=fleet.url, timeout=30))
+            assert client.get("/healthz").status_code == 200
+            if number % 10 == 0:
+                fewer, more = held()
+                assert fewer + more == number
+                assert more - fewer <= 2, "another may be passed on while one closes"
+    wait_until(lambda: held() == [0, 0])
+    clients = [socket.create_connection(("127.0.0.1", fleet.port), timeout=30) for _ in range(40)]
+    for client in clients:  # at once
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    for client in clients:
+        assert client.recv(12) == b"HTTP/1.1 200"
+    fewer, more = held()
+    assert fewer + more == 40
+    assert more - fewer <= 8
+    for client in clients:
+        client.close()
 
 
 def test_a_member_that_dies_is_replaced_and_none_outlives_the_parent(fleet: Fleet) -> None:

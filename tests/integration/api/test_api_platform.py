@@ -99,7 +99,7 @@ def _send_raw(api: Api, head: str, chunk: bytes, times: int) -> tuple[bytes, int
 
 def test_a_huge_declared_body_is_refused_before_it_is_sent(start_api: Callable[..., Api]) -> None:
     api = start_api()
-    head = "POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 209715200\r\n\r\n"
+    head = "POST /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 209715200\r\n\r\n"
     began = time.monotonic()
     answer, sent = _send_raw(api, head, bytes(65_536), 3200)
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -111,7 +111,7 @@ def test_a_huge_declared_body_is_refused_before_it_is_sent(start_api: Callable[.
 
 def test_a_huge_chunked_body_is_refused_at_the_limit(start_api: Callable[..., Api]) -> None:
     api = start_api(max_body_mb=1)
-    head = "POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = "POST /v1/models/m:predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     for path in ("/jobs", "/predict"):
         answer, sent = _send_raw(
             api, head.replace("/v1/models/m:predict", path), b"10000\r\n" + bytes(65_536) + b"\r\n", 3200
@@ -133,7 +133,8 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(start_api: Cal
     api = start_api()
     for path in ("/jobs", "/datasets", "/predict", "/v1/models/m:predict"):
         with socket.create_connection(("127.0.0.1", api.running.port), 10) as link:
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 5000000\r\n\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: text/csv\r\n"
+            head += "Content-Length: 5000000\r\n\r\n"
             link.sendall(head.encode() + bytes(2_000_000))
     _until(lambda: list(api.settings.paths.datasets.iterdir()) == [])
     assert api.http.get("/healthz").status_code == 200
@@ -238,7 +239,7 @@ def fuzzed(request: pytest.FixtureRequest, start_api: Callable[..., Api]) -> Api
     """On both databases, since PostgreSQL refuses texts that SQLite takes."""
     if request.param == "sqlite":
         return start_api()
-    return start_api(database_url=request.getfixturevalue("postgres_url"))
+    return start_api(database_url=request.getfixturevalue("migrated_postgres_url"))
 
 
 _FUZZ = settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,33 @@ def test_a_server_that_was_restarted_is_asked_again(
         assert _ask(api, model="m", instances=[1]).version == 1
     finally:
         again.stop()
+
+
+def test_arrays_go_unread_to_a_server_that_takes_them(api: Api, model_server: ModelServer) -> None:
+    publish(api.store, "m")
+    publish(api.store, "m")
+    model_server.states["m"] = {1: "AVAILABLE", 2: "AVAILABLE"}
+    model_server.takes_npy = True
+    api.store.labels.put("m", "stable", LabelRoute.model_validate({"version": 1, "shadow": {"to": 2}}))
+    raw = b"\x93NUMPY, as far as the API looks"
+    answer = api.http.post(
+        "/predict?model=m&label=stable&signature_name=a%26b&input=x%20y",
+        content=raw,
+        headers={"Content-Type": "application/x-npy", "Accept": "application/x-npy", "X-Request-Id": "mine"},
+    )
+    assert (answer.status_code, answer.content) == (200, raw)
+    assert (answer.headers["content-type"], answer.headers["x-model-version"]) == ("application/x-npy", "1")
+    deadline = time.monotonic() + 30
+    while len(model_server.requests) < 3:
+        assert time.monotonic() < deadline, "the shadow was not asked"
+        time.sleep(0.01)
+    assert model_server.requests[1:] == [
+        ("POST", f"/v1/models/m/versions/{version}:predict?signature_name=a%26b&input=x+y", raw)
+        for version in (1, 2)
+    ]
+    assert [headers["x-request-id"] for headers in model_server.headers[1:]] == ["mine", "mine"]
+    wrong = api.http.post("/predict?modell=m", content=raw, headers={"Content-Type": "application/x-npy"})
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "modell")
 
 
 # --- /v1 ----------------------------------------------------------------------------------------------------------

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-with warnings.catch_warnings():
-    # starlette's client warns of httpx once, when it is first imported
-    warnings.simplefilter("ignore")
-    from fastapi.testclient import TestClient
-
-from services.api.app import create_app
 from services.api.resources import Resources
 from shared.settings import Settings
 from shared.store import Store
+from tests.api_client import TestClient, client_of
 from tests.builders import migrated
 
 
@@ -32,6 +26,7 @@ def settings(tmp_path: Path) -> Settings:
         allowed_paths=str(allowed),
         code_dirs=str(tmp_path / "code"),
         sweep_seconds=60,
+        metrics_kept_seconds=0,
         max_body_mb=1,
         max_upload_mb=1,
     )
@@ -41,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with client_of(settings) as client:
         yield client
 
 

@@ -153,7 +153,7 @@ def test_wrong_filters_are_refused_with_the_parameter(client: TestClient, query:
         ({"publish": {"model": "12"}}, "publish.model"),
         ({"publish": {"model": "m", "label": "a/b"}}, "publish.label"),
         ({"retry": {"max_attempts": 0}}, "retry.max_attempts"),
-        ({"kind": "tune"}, "kind"),
+        ({"kind": "distil"}, "kind"),
         ({"name": "x" * 201}, "name"),
         ({"model": None}, "model"),
         ({"fit": []}, "fit"),

@@ -130,11 +130,11 @@ def test_every_error_has_a_status() -> None:
 
 def test_headers_of_one_connection_are_not_forwarded() -> None:
     headers = [
-        (b"Connection", b"close, X-One"),
-        (b"X-One", b"1"),
-        (b"TE", b"x"),
-        (b"X-Two", b"2"),
-        (b"Host", b"h"),
+        (b"x-one", b"1"),
+        (b"connection", b"close, X-One"),
+        (b"te", b"x"),
+        (b"x-two", b"2"),
+        (b"host", b"h"),
     ]
     assert forwarded(headers, frozenset({b"host"})) == [(b"x-two", b"2")]
 
@@ -189,7 +189,9 @@ def test_a_form_with_too_much_text_is_refused() -> None:
         asyncio.run(read())
 
 
-@pytest.mark.parametrize("module", ["submission", "data_checks", "uploads"])
-def test_use_cases_know_nothing_of_http(module: str) -> None:
-    code = f"import services.api.{module}, sys; sys.exit(bool({{'fastapi', 'starlette'}} & set(sys.modules)))"
+def test_use_cases_know_nothing_of_http() -> None:
+    code = (
+        "import services.api.submission, services.api.data_checks, services.api.uploads, sys\n"
+        "sys.exit(bool({'fastapi', 'starlette'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

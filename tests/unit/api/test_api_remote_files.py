@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from services.api.app import create_app
 from shared.settings import Settings
+from tests.api_client import client_of
 
 CSV = b"a,y\n" + b"".join(b"%d,%d\n" % (n, n % 2) for n in range(50))
 
@@ -95,7 +95,7 @@ def test_urls(settings: Settings, host: str, private: bool, url: str, status: in
     changed = settings.model_copy(
         update={"allowed_urls": tuple(prefixes.split()), "allow_private_urls": private}
     )
-    with TestClient(create_app(changed), raise_server_exceptions=False) as client:
+    with client_of(changed) as client:
         answer = client.post("/datasets", json={"url": url.replace("HOST", host), "name": "n"})
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
     assert bool(list(settings.paths.datasets.rglob("*"))) == (status == 201)
