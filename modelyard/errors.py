@@ -3,10 +3,12 @@
 ModelyardError                 code, message, hint, field
 |-- ApiError                   the server refused; .status and .problem hold what it said
 |   |-- InvalidRequest         400, 413, 415, 422
+|   |-- Denied                 401, 403: no API key, one that is not good, or a role that may not do this
 |   |-- NotFound               404
 |   |-- Conflict               409
 |   |   `-- IdempotencyConflict  the same key was used with another body
 |   |-- Unavailable            502, 503, 504: a part the server needs does not answer
+|   |   `-- RateLimited        429: too many requests of this key
 |   `-- ServerError            500 and everything else
 |-- Unreachable                nothing answers at the address
 |-- JobEnded                   .job
@@ -58,6 +60,14 @@ class Unavailable(ApiError):
     retryable = True
 
 
+class RateLimited(Unavailable):
+    """Too many requests of this key."""
+
+
+class Denied(ApiError):
+    """There is no API key, it is not good, or its role may not do this."""
+
+
 class ServerError(ApiError):
     """The server's own error."""
 
@@ -93,11 +103,14 @@ class WaitTimeout(ModelyardError, TimeoutError):
 
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidRequest,
+    401: Denied,
+    403: Denied,
     404: NotFound,
     409: Conflict,
     413: InvalidRequest,
     415: InvalidRequest,
     422: InvalidRequest,
+    429: RateLimited,
     502: Unavailable,
     503: Unavailable,
     504: Unavailable,

@@ -5,12 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import modelyard.errors as client_errors
-from modelyard.cli import builders, data, demo, doctor, export, jobs, models, reproduce, runs, train, up
+from modelyard.cli import (
+    backup,
+    builders,
+    clean_up,
+    data,
+    demo,
+    doctor,
+    export,
+    jobs,
+    keys,
+    models,
+    queues,
+    reproduce,
+    runs,
+    train,
+    tune,
+    up,
+)
+from modelyard.cli.options import key_file
 from modelyard.cli.output import errors
 from modelyard.exits import Exit
 from modelyard.launcher.errors import LaunchError
@@ -31,6 +50,7 @@ _EXITS: tuple[tuple[type[ModelyardError], Exit], ...] = (
     (client_errors.Unreachable, Exit.UNREACHABLE),
     (client_errors.InvalidRequest, Exit.INVALID),
     (client_errors.NotFound, Exit.NOT_FOUND),
+    (client_errors.Denied, Exit.DENIED),
     (client_errors.Conflict, Exit.CONFLICT),
     (client_errors.Unavailable, Exit.UNAVAILABLE),
     (InvalidInput, Exit.USAGE),
@@ -50,11 +70,34 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that holds the API key. Default: MODELYARD_API_KEY, else MODELYARD_API_KEY_FILE."
+        ),
+    ] = None,
 ) -> None:
-    pass
+    key_file.set(api_key_file)
 
 
-for module in (up, train, export, jobs, runs, reproduce, builders, models, data, doctor, demo):
+for module in (
+    up,
+    train,
+    tune,
+    export,
+    jobs,
+    runs,
+    reproduce,
+    builders,
+    models,
+    queues,
+    data,
+    keys,
+    doctor,
+    backup,
+    clean_up,
+    demo,
+):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""``modelyard datasets``, ``upload``, ``workers``."""
+"""``modelyard datasets``, ``upload``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from modelyard.cli.options import After, AsJson, Limit, Url, connect
 from modelyard.cli.output import ago, more, note, print_json, print_table, size
-from modelyard.devices import describe_device
 from shared.errors import InvalidInput
-from shared.views import DatasetView, WorkerView
+from shared.views import DatasetView
 
 
 def register(app: typer.Typer) -> None:
-    for command in (datasets, upload, workers):
+    for command in (datasets, upload):
         app.command()(command)
 
 
@@ -54,36 +52,6 @@ def upload(
     else:
         sys.stdout.write(f"{view.id}\n")
         note(f"{view.name}: {size(view.size_bytes)}, {_holds(view)}")
-
-
-def workers(as_json: AsJson = False, url: Url = None) -> None:
-    """List workers with their devices."""
-    with connect(url) as client:
-        page = client.workers()
-    if as_json:
-        print_json(page)
-        return
-    print_table(
-        ("WORKER", "ALIVE", "JOBS", "DEVICES", "TENSORFLOW", "STARTED"),
-        (
-            (
-                item.id,
-                Text("yes", style="green")
-                if item.alive
-                else Text(f"no, last {ago(item.heartbeat_at)}", style="red"),
-                f"{len(item.jobs)} of {item.slots}",
-                _devices(item),
-                (item.info.get("versions") or {}).get("tensorflow", ""),
-                ago(item.started_at),
-            )
-            for item in page.items
-        ),
-    )
-
-
-def _devices(worker: WorkerView) -> str:
-    found = worker.info.get("devices") or []
-    return ", ".join(map(describe_device, found))
 
 
 def _holds(dataset: DatasetView) -> str:

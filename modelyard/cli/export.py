@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelyard.cli.options import AsJson, JobId, Url, connect
+from modelyard.cli.options import AsJson, Follow, JobId, JobName, Url, connect
 from modelyard.cli.output import ago, more, note, print_json, print_table, size
 from modelyard.cli.show import finish, print_plan
 from modelyard.cli.train import read_spec
@@ -46,8 +46,8 @@ def export(
         list[str] | None, typer.Option(help="Of the SavedModel; repeatable. Default: all that make sense.")
     ] = None,
     publish: Annotated[str | None, typer.Option(help="Serve the SavedModel under this name.")] = None,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show it until it ends.")] = False,
+    name: JobName = None,
+    follow: Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it; store nothing.")] = False,
     as_json: AsJson = False,
     url: Url = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelyard.cli.options import After, AsJson, JobId, Limit, Url, connect
+from modelyard.cli.options import After, AsJson, Follow, JobId, Limit, Url, connect
 from modelyard.cli.output import (
     ago,
     more,
@@ -106,7 +106,7 @@ def retry(
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Start over, not from the last checkpoint.")
     ] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show it until it ends.")] = False,
+    follow: Follow = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:

@@ -51,7 +51,7 @@ def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts:
-        if value not in (None, "", {}, []):
+        if value not in (None, "", {}, [], False):
             grid.add_row(name, value if isinstance(value, Text) else Text(str(value)))
     console.print(grid)
 

@@ -18,7 +18,8 @@ def finish(job: Job, *, follow: bool, as_json: bool) -> None:
             print_json(job.view)
         else:
             sys.stdout.write(f"{job.id}\n")
-            note(f"Follow it with: modelyard logs -f {job.id}")
+            shown = f"study {job.id} --follow" if job.view.kind == "tune" else f"logs -f {job.id}"
+            note(f"Follow it with: modelyard {shown}")
         return
     note(f"{job.id} (Ctrl-C stops following, not the job)")
     view = Follower(console).run(job) if not as_json else job.wait(check=False).view
@@ -51,13 +52,17 @@ def print_job(view: JobView) -> None:
             (
                 "progress",
                 progress
-                and f"epoch {progress.epoch}/{progress.epochs}, step {progress.step}/{progress.steps}, "
-                f"{progress.fraction:.0%}",
+                and (
+                    f"{progress.fraction:.0%}"
+                    if view.kind == "tune"
+                    else f"epoch {progress.epoch}/{progress.epochs}, "
+                    f"step {progress.step}/{progress.steps}, {progress.fraction:.0%}"
+                ),
             ),
             ("metrics", numbers(view.metrics.get("latest") or {})),
             ("result", result and numbers(result.metrics)),
             ("published", result and result.model and f"{result.model} version {result.version}"),
-            ("attempt", f"{view.attempt} of {view.max_attempts}"),
+            ("attempt", view.kind != "tune" and f"{view.attempt} of {view.max_attempts}"),
             ("worker", view.worker_id),
             ("retry of", view.retry_of),
             ("labels", view.labels and "  ".join(f"{key}={value}" for key, value in view.labels.items())),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelyard.cli.options import AsJson, Url, connect
+from modelyard.cli.options import AsJson, DryRun, Follow, JobName, Url, connect
 from modelyard.cli.show import finish, print_plan
 from shared.errors import InvalidInput
 
@@ -33,11 +33,9 @@ def train(
     optimizer: Annotated[str | None, typer.Option(help="A Keras optimizer, e.g. adam.")] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
     publish: Annotated[str | None, typer.Option(help="Serve the result under this name.")] = None,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show it until it ends.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check it and show the plan; store nothing.")
-    ] = False,
+    name: JobName = None,
+    follow: Follow = False,
+    dry_run: DryRun = False,
     key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Sent again with the same key: the same job.")
     ] = None,

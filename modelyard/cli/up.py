@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from modelyard.cli.options import HomeFolder
+
 
 def register(app: typer.Typer) -> None:
     app.command()(up)
 
 
 def up(
-    home: Annotated[
-        Path | None,
-        typer.Option(help="Folder that holds everything. Default: MODELYARD_HOME, else .modelyard."),
-    ] = None,
+    home: HomeFolder = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one. Default: 8000.")

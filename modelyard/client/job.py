@@ -17,7 +17,24 @@ from modelyard.client.events import DROPPED, Event, Following, JobEvent
 from modelyard.client.outcome import Patience, raise_if_unsuccessful
 from modelyard.client.saving import archive_kind
 from shared.jobs import JobState
-from shared.views import ArtifactList, CheckpointList, EventList, JobView, MetricsView, ReproductionView
+from shared.study_views import (
+    HistoryView,
+    ImportanceView,
+    ParallelView,
+    StudyView,
+    TrialList,
+    TrialOrder,
+)
+from shared.trials import TrialStatus
+from shared.views import (
+    ArtifactList,
+    CheckpointList,
+    EventList,
+    ExplainView,
+    JobView,
+    MetricsView,
+    ReproductionView,
+)
 
 if TYPE_CHECKING:
     from modelyard.client.sync import Client
@@ -143,6 +160,56 @@ class Job:
     def checkpoints(self, *, verify: bool = True) -> CheckpointList:
         """The states of training that are kept, newest first; each file is compared with its SHA-256."""
         return self._client.send(routes.checkpoints(self.id, verify=verify))
+
+    def study(self) -> StudyView:
+        """How it stands as a study: counts, the best trial or the Pareto front, what runs.
+
+        Raises:
+            Conflict: it is no study.
+        """
+        return self._client.send(routes.study(self.id))
+
+    def trials(
+        self,
+        *,
+        sort: TrialOrder | None = None,
+        descending: bool | None = None,
+        status: TrialStatus | str | None = None,
+        limit: int | None = None,
+        after: int | None = None,
+    ) -> TrialList:
+        """One page of its trials; ``after`` is the number of the last trial of the page before.
+
+        By ``value`` the best trials come first, unless ``descending`` says otherwise.
+        """
+        return self._client.send(
+            routes.trials(self.id, sort=sort, descending=descending, status=status, limit=limit, after=after)
+        )
+
+    def importance(self, objective: str | None = None) -> ImportanceView:
+        """How much each parameter matters to one of its objectives, the first one if none is named.
+
+        Raises:
+            Conflict: too few of its trials are complete.
+        """
+        return self._client.send(routes.importance(self.id, objective))
+
+    def study_history(self, objective: str | None = None, *, max_points: int | None = None) -> HistoryView:
+        """Each ended trial's value of an objective, and the best so far."""
+        return self._client.send(routes.study_history(self.id, objective, max_points))
+
+    def parallel(self, *, max_lines: int | None = None) -> ParallelView:
+        """Its trials as parallel coordinates."""
+        return self._client.send(routes.parallel(self.id, max_lines))
+
+    def explain(self) -> ExplainView:
+        """Why it waits, who is ahead of it and about how long; or what it does."""
+        return self._client.send(routes.explain(self.id))
+
+    def set_priority(self, priority: int) -> Job:
+        """Change its place among those that wait: -100 to 100, higher ones first."""
+        self.view = self._client.send(routes.set_priority(self.id, priority))
+        return self
 
     def cancel(self) -> Job:
         """Ask it to stop; asking twice does no harm."""

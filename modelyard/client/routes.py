@@ -13,30 +13,42 @@ from pydantic import BaseModel
 from modelyard.client.call import Call, model, nothing
 from shared.names import checked_name
 from shared.specs import JobSpec
+from shared.study_views import HistoryView, ImportanceView, ParallelView, StudyView, TrialList
 from shared.views import (
     ArtifactList,
+    AuditList,
     BuilderList,
     CheckpointList,
+    CleanUpView,
     DatasetList,
     DatasetView,
     EventList,
+    ExplainView,
     Health,
     JobList,
     JobView,
+    KeyList,
+    KeyView,
     LabelList,
     MetricsView,
     ModelEventList,
     ModelList,
     ModelView,
+    NewKeyView,
     PlanView,
     PredictResponse,
+    ProjectList,
+    ProjectView,
     ReproductionView,
+    SessionView,
     VersionList,
     VersionView,
     WorkerList,
+    WorkerView,
 )
 
 EVENT_STREAM = "text/event-stream"
+CLEAN_UP_SECONDS = 3600.0
 PREDICT_SECONDS = 120.0  # a cold model may be loading
 Image = str | Path | bytes
 Archive = Literal["zip", "tar.gz"]
@@ -102,6 +114,28 @@ def version_archive(name: str, number: int, kind: Archive) -> Call[None]:
 def checkpoints(job_id: str, *, verify: bool) -> Call[CheckpointList]:
     params = {"verify": "true" if verify else "false"}
     return Call("GET", _job(job_id, "checkpoints"), model(CheckpointList), params=params)
+
+
+def study(job_id: str) -> Call[StudyView]:
+    return Call("GET", _job(job_id, "study"), model(StudyView))
+
+
+def trials(job_id: str, **filters: Any) -> Call[TrialList]:
+    return Call("GET", _job(job_id, "trials"), model(TrialList), params=filters)
+
+
+def importance(job_id: str, objective: str | None) -> Call[ImportanceView]:
+    params = {"objective": objective}
+    return Call("GET", _job(job_id, "importance"), model(ImportanceView), params=params)
+
+
+def study_history(job_id: str, objective: str | None, max_points: int | None) -> Call[HistoryView]:
+    params = {"objective": objective, "max_points": max_points}
+    return Call("GET", _job(job_id, "history"), model(HistoryView), params=params)
+
+
+def parallel(job_id: str, max_lines: int | None) -> Call[ParallelView]:
+    return Call("GET", _job(job_id, "parallel"), model(ParallelView), params={"max_lines": max_lines})
 
 
 def cancel(job_id: str) -> Call[JobView]:
@@ -202,6 +236,18 @@ def delete_version(name: str, number: int) -> Call[None]:
     return Call("DELETE", f"/models/{_model(name)}/versions/{number:d}", nothing)
 
 
+def clean_up(policy: Mapping[str, Any], *, dry_run: bool) -> Call[CleanUpView]:
+    params = {"dry_run": "true" if dry_run else "false"}
+    return Call(
+        "POST",
+        "/maintenance/clean-up",
+        model(CleanUpView),
+        json=dict(policy),
+        params=params,
+        timeout=CLEAN_UP_SECONDS,
+    )
+
+
 def predict(body: Mapping[str, Any]) -> Call[PredictResponse]:
     return Call(
         "POST", "/predict", model(PredictResponse), json=_numbers(dict(body)), timeout=PREDICT_SECONDS
@@ -222,12 +268,58 @@ def predict_images(
     )
 
 
+def create_key(wanted: Mapping[str, Any]) -> Call[NewKeyView]:
+    # sent twice, it would make two keys of which one is lost
+    return Call("POST", "/keys", model(NewKeyView), json=dict(wanted), repeatable=False)
+
+
+def keys(limit: int | None, after: str | None) -> Call[KeyList]:
+    return Call("GET", "/keys", model(KeyList), params={"limit": limit, "after": after})
+
+
+def revoke_key(key_id: str) -> Call[KeyView]:
+    return Call("DELETE", f"/keys/{_part(key_id)}", model(KeyView))
+
+
+def audit(limit: int | None, after: int | None, key: str | None) -> Call[AuditList]:
+    return Call("GET", "/audit", model(AuditList), params={"limit": limit, "after": after, "key": key})
+
+
+def whoami() -> Call[SessionView]:
+    return Call("GET", "/session", model(SessionView))
+
+
 def builders() -> Call[BuilderList]:
     return Call("GET", "/builders", model(BuilderList))
 
 
 def workers() -> Call[WorkerList]:
     return Call("GET", "/workers", model(WorkerList))
+
+
+def drain(worker_id: str, *, now: bool) -> Call[WorkerView]:
+    return Call("POST", f"/workers/{_part(worker_id)}/drain", model(WorkerView), json={"now": now})
+
+
+def undrain(worker_id: str) -> Call[WorkerView]:
+    return Call("POST", f"/workers/{_part(worker_id)}/undrain", model(WorkerView))
+
+
+def projects() -> Call[ProjectList]:
+    return Call("GET", "/projects", model(ProjectList))
+
+
+def set_project(name: str, max_running: int | None) -> Call[ProjectView]:
+    path = f"/projects/{checked_name(name, field='project')}"
+    return Call("PUT", path, model(ProjectView), json={"max_running": max_running})
+
+
+def explain(job_id: str) -> Call[ExplainView]:
+    return Call("GET", _job(job_id, "explain"), model(ExplainView))
+
+
+def set_priority(job_id: str, priority: int) -> Call[JobView]:
+    return Call("PUT", _job(job_id, "priority"), model(JobView), json={"priority": priority})
 
 
 def health() -> Call[Health]:

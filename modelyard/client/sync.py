@@ -17,23 +17,33 @@ from modelyard.client.call import Call, check, unreachable
 from modelyard.client.events import READ_SECONDS
 from modelyard.client.job import Job
 from modelyard.client.saving import archive_kind, whole_file
-from modelyard.client.settings import default_url
+from modelyard.client.settings import default_url, key_header
+from shared.keys import Role
 from shared.specs import JobSpec
 from shared.views import (
+    AuditList,
     BuilderList,
+    CleanUpView,
     DatasetList,
     DatasetView,
     Health,
     JobList,
+    KeyList,
+    KeyView,
     LabelList,
     ModelEventList,
     ModelList,
     ModelView,
+    NewKeyView,
     PlanView,
     PredictResponse,
+    ProjectList,
+    ProjectView,
+    SessionView,
     VersionList,
     VersionView,
     WorkerList,
+    WorkerView,
 )
 
 T = TypeVar("T")
@@ -44,6 +54,7 @@ class Client:
 
     Args:
         url: the server's address; default: MODELYARD_URL, else http://127.0.0.1:8000.
+        api_key: default: MODELYARD_API_KEY, else what is in the file MODELYARD_API_KEY_FILE, else none.
         timeout: seconds for one answer; predictions and uploads have longer ones of their own.
         transport: for tests.
     """
@@ -52,15 +63,17 @@ class Client:
         self,
         url: str | None = None,
         *,
+        api_key: str | None = None,
         timeout: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url or default_url()
         self._timeout = timeout
-        self._http = httpx.Client(base_url=self.url, transport=transport)
+        self._http = httpx.Client(base_url=self.url, headers=key_header(api_key), transport=transport)
         self.jobs = Jobs(self)
         self.models = Models(self)
         self.datasets = Datasets(self)
+        self.keys = Keys(self)
 
     def predict(
         self,
@@ -95,9 +108,39 @@ class Client:
         """Builders that jobs may name, built in and the user's own."""
         return self.send(routes.builders())
 
+    def clean_up(self, policy: Mapping[str, Any], *, dry_run: bool = True) -> CleanUpView:
+        """Remove what a ``shared.specs.retention.RetentionPolicy`` allows to go; with ``dry_run``, only say what."""
+        return self.send(routes.clean_up(policy, dry_run=dry_run))
+
     def workers(self) -> WorkerList:
         """Workers that were heard of, with devices and versions."""
         return self.send(routes.workers())
+
+    def drain(self, worker_id: str, *, now: bool = False) -> WorkerView:
+        """Have a worker take no more jobs; with ``now``, give back those it has."""
+        return self.send(routes.drain(worker_id, now=now))
+
+    def undrain(self, worker_id: str) -> WorkerView:
+        """Have a drained worker take jobs again."""
+        return self.send(routes.undrain(worker_id))
+
+    def projects(self) -> ProjectList:
+        """Projects with their limits, and what they have waiting and running."""
+        return self.send(routes.projects())
+
+    def set_project(self, name: str, *, max_running: int | None) -> ProjectView:
+        """Limit how many jobs of a project run at once; None: no limit."""
+        return self.send(routes.set_project(name, max_running))
+
+    def whoami(self) -> SessionView:
+        """Which key is used, and its role."""
+        return self.send(routes.whoami())
+
+    def audit(
+        self, *, limit: int | None = None, after: int | None = None, key: str | None = None
+    ) -> AuditList:
+        """Who changed what, newest first; for admins. ``key``: only of the key with this id."""
+        return self.send(routes.audit(limit, after, key))
 
     def health(self) -> Health:
         """Is the API there?"""
@@ -260,3 +303,37 @@ class Datasets:
 
     def delete(self, dataset_id: str) -> None:
         self._client.send(routes.delete_dataset(dataset_id))
+
+
+class Keys:
+    """``client.keys``, for admins."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        role: Role | str,
+        *,
+        name: str | None = None,
+        project: str | None = None,
+        expires_in_seconds: int | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> NewKeyView:
+        """Make a key. Its ``key`` is in this answer and nowhere else."""
+        given = {
+            "role": str(role),
+            "name": name,
+            "project": project,
+            "expires_in_seconds": expires_in_seconds,
+            "limits": dict(limits) if limits else None,
+        }
+        wanted = {key: value for key, value in given.items() if value is not None}
+        return self._client.send(routes.create_key(wanted))
+
+    def list(self, *, limit: int | None = None, after: str | None = None) -> KeyList:
+        return self._client.send(routes.keys(limit, after))
+
+    def revoke(self, key_id: str) -> KeyView:
+        """Make a key worthless, by its id or its prefix; within 5 seconds everywhere."""
+        return self._client.send(routes.revoke_key(key_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from modelyard.exits import Exit
 from modelyard.launcher.errors import LaunchError
@@ -50,15 +50,25 @@ def environment(base: dict[str, str], settings: Settings) -> dict[str, str]:
     """
     values = {**base, "MODELYARD_HOME": str(settings.paths.root)}
     for name in settings.model_fields_set - {"home"}:
+        variable = f"MODELYARD_{name.upper()}"
         value = getattr(settings, name)
-        if name in ("allowed_paths", "code_dirs"):
-            value = ":".join(str(path) for path in value)
-        if value is not None:
-            values[f"MODELYARD_{name.upper()}"] = str(value)
+        if value is not None and f"{variable}_FILE" not in base:  # a part may not find it given both ways
+            values[variable] = _text(value)
     # A folder named `services` or `shared` where the user happens to stand must not shadow ours.
     values["PYTHONSAFEPATH"] = "1"
     values["PYTHONUNBUFFERED"] = "1"
     return values
+
+
+def _text(value: object) -> str:
+    """A setting as ``Settings`` reads it from a variable."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, tuple):
+        return (":" if isinstance(next(iter(value), None), Path) else " ").join(map(str, value))
+    return str(value)
 
 
 def base_url(host: str, port: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -27,6 +28,7 @@ class Part:
     what: str  # for the log line that says it is ready
     grace: float = 10.0  # seconds from TERM to KILL
     essential: bool = True  # the platform does not start without it
+    env: Mapping[str, str] = field(default_factory=dict)  # beside what all parts get
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,24 @@ def make_plan(settings: Settings, base_env: dict[str, str]) -> Plan:
     fields = {name: getattr(settings, name) for name in given}
     resolved = Settings.model_validate({**fields, **updates})
     url = base_url(resolved.host, resolved.port)
+    # The API shows its workers to callers with a key only, once there are keys. The launcher's own is in the memory of
+    # these two processes, and good for reading.
+    key = secrets.token_urlsafe(32)
     then = (
         Part(
             "worker",
             _module("services.worker"),
-            _worker_listed(url),
+            _worker_listed(url, key),
             "ready for jobs",
             settings.grace_seconds + 10,
         ),
-        Part("api", _module("services.api"), _answers(f"{url}/healthz"), f"REST API on {url}"),
+        Part(
+            "api",
+            _module("services.api"),
+            _answers(f"{url}/healthz"),
+            f"REST API on {url}",
+            env={"MODELYARD_LAUNCHER_KEY": key},
+        ),
     )
     return Plan(
         settings=resolved,
@@ -100,6 +111,8 @@ def _serving(settings: Settings, port: int) -> Part:
         *("--rest_api_port", str(port), "--rest_api_host", "127.0.0.1"),
         # a version that can't be loaded should fail its job soon: TensorFlow Serving's defaults take five minutes
         *("--max_num_load_retries", "1", "--load_retry_interval_micros", "1000000"),
+        # the first picture, which LiteRT can't decode, should not wait for TensorFlow
+        "--load_tensorflow_ahead",
         # what labels need beyond the newest versions
         *("--model_config_file", str(settings.paths.models / "models.config")),
         *("--model_config_file_poll_wait_seconds", "0.5"),
@@ -123,10 +136,11 @@ def _tensorboard(settings: Settings, port: int) -> Part:
     )
 
 
-def _get(url: str) -> httpx.Response | None:
+def _get(url: str, key: str | None = None) -> httpx.Response | None:
     try:
         # trust_env: a proxy set for the outside world has no business between our own processes
-        return httpx.get(url, timeout=PROBE_SECONDS, trust_env=False)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.get(url, headers=headers, timeout=PROBE_SECONDS, trust_env=False)
     except httpx.HTTPError:
         return None
 
@@ -139,11 +153,11 @@ def _answers(url: str) -> Callable[[int], bool]:
     return probe
 
 
-def _worker_listed(url: str) -> Callable[[int], bool]:
+def _worker_listed(url: str, key: str) -> Callable[[int], bool]:
     """A worker listens on no port: it is ready when the API lists it."""
 
     def probe(pid: int) -> bool:
-        response = _get(f"{url}/workers")
+        response = _get(f"{url}/workers", key)
         if response is None or not response.is_success:
             return False
         return any(item["pid"] == pid and item["alive"] for item in response.json()["items"])

@@ -83,7 +83,7 @@ class Supervisor:
         log = self._plan.settings.paths.logs / f"{part.name}.log"
         watched.news = watched.news or News(log)
         try:
-            watched.child = Child(part.name, part.argv, self._plan.env, log)
+            watched.child = Child(part.name, part.argv, {**self._plan.env, **part.env}, log)
         except OSError as error:
             raise LaunchError(
                 f"{part.name} can't be started: {error}.", exit_code=Exit.PART_FAILED, hint=None

@@ -18,6 +18,7 @@ from modelyard.launcher.guard import (
     prepare_home,
 )
 from modelyard.launcher.journal import Journal
+from modelyard.launcher.keys import check_locked
 from modelyard.launcher.options import load_settings
 from modelyard.launcher.parts import make_plan
 from modelyard.launcher.state import UpState, remove_state, write_state
@@ -55,6 +56,7 @@ def up(
     check_allowed(settings.code_dirs, option="--code")
     lock = lock_home(settings.paths)
     try:
+        check_locked(settings, dict(os.environ))
         check_address(settings.host, settings.port)
         _run(settings)
     finally:

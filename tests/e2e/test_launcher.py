@@ -164,3 +164,10 @@ def test_a_signal_stops_everything_in_good_order(tmp_path: Path, number: signal.
     order = [told.index(f"{name:<12} stopped") for name in ("api", "worker", "serving", "broker")]
     assert order == sorted(order)
     assert read_state(Home(tmp_path / "home")) is None
+
+
+@pytest.mark.slow
+def test_what_litert_can_not_answer_is_loaded_ahead(platform: Platform, digits_model: str) -> None:
+    log = platform.home.logs / "serving.log"
+    wait_until(lambda: f"/{digits_model}/1: TensorFlow loaded it" in log.read_text())
+    assert "ahead of requests" in log.read_text()

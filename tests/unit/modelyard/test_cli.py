@@ -87,11 +87,11 @@ def test_the_address_comes_from_the_environment() -> None:
     assert "127.0.0.1:10" in run("jobs", env={"MODELYARD_URL": "http://127.0.0.1:10"}).stderr
 
 
-def test_wrong_usage_is_2() -> None:
-    assert run("jobs", "--no-such-option").returncode == Exit.USAGE
-    assert run("train").returncode == Exit.USAGE
+def test_wrong_usage_is_2(terminal: Terminal) -> None:
     assert run("train", "-", stdin="{").returncode == Exit.USAGE
-    assert run("predict", "m").returncode == Exit.USAGE
+    for words in (("jobs", "--no-such-option"), ("train",), ("predict", "m")):
+        assert terminal(*words)[0] == Exit.USAGE
+    assert not terminal.requests
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,9 @@ def test_the_documentation_lists_every_exit_code() -> None:
 
 def test_the_documentation_names_every_command() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
-    commands = [info.callback.__name__ for info in app_module.app.registered_commands if info.callback]
+    commands = [
+        info.name or info.callback.__name__ for info in app_module.app.registered_commands if info.callback
+    ]
     assert len(commands) >= 14
     for command in commands:
         assert re.search(rf"^\| `{command}\b", text, re.MULTILINE), command
