@@ -1,6 +1,6 @@
 """``python -m benchmarks [NAME ...]``: measure, print, and put the tables into ``docs/benchmarks.md``.
 
-With ``BENCH_SMALL=1`` some are short, to see that they work, and the page stays as it is.
+With ``--quick`` (or ``BENCH_SMALL=1``) some are short, to see that they work, and the page stays as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import demo, job_start, listing, memory, serving, throughput, training
+from benchmarks import demo, job_start, listing, memory, serving, throughput, training, tuning
 from benchmarks.size import SMALL
 
 ALL = {
@@ -21,6 +21,7 @@ ALL = {
     "job_start": job_start.run,
     "throughput": throughput.run,
     "training": training.run,
+    "tuning": tuning.run,
     "serving": serving.run,
     "memory": memory.run,
     "listing": listing.run,
@@ -29,6 +30,10 @@ REPORT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def main(names: list[str]) -> int:
+    if "--quick" in names:
+        os.environ["BENCH_SMALL"] = "1"  # read on import: begin anew
+        rest = [name for name in names if name != "--quick"]
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *rest])
     unknown = set(names) - set(ALL)
     if unknown:
         print(f"no measurement called {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
