@@ -19,8 +19,10 @@ PAGES = [
     "exports.md",
     "fine-tuning.md",
     "jobs.md",
+    "queues.md",
     "strategies.md",
     "tensorboard.md",
+    "tuning.md",
 ]
 BLOCKS = {
     f"{page}-{index}": block
