@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything runs in .venv, made on first use from requirements/*.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check fix bench lock env env-dev clean
+.PHONY: help demo up test compose-up compose-test check fix fuzz bench lock env env-dev clean
 
 PY := .venv/bin/python
 PORT ?= 8000
@@ -9,10 +9,11 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 # The fast tests come first, those that start the whole platform last.
 FOLDERS := $(filter-out %/__pycache__/,$(wildcard tests/*/))
-TIERS := $(filter tests/unit/,$(FOLDERS)) $(filter-out tests/unit/ tests/e2e/,$(FOLDERS)) $(filter tests/e2e/,$(FOLDERS))
+LAST := tests/e2e/ tests/compose/
+TIERS := $(filter tests/unit/,$(FOLDERS)) $(filter-out tests/unit/ $(LAST),$(FOLDERS)) $(filter $(LAST),$(FOLDERS))
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## train, publish and query LeNet on Fashion-MNIST (KEEP=1 leaves it running)
 	@since=$$(date +%s) && deploy/bootstrap.sh local && \
@@ -24,6 +25,13 @@ up: env ## start the platform on this machine, in the foreground
 test: env-dev ## run all tests, fast ones first
 	@$(PY) -m pytest $(TIERS) -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
+compose-up: ## start the platform in containers, with random passwords made on the first time
+	@deploy/secrets.sh
+	docker compose up -d --build --wait
+
+compose-test: env-dev ## train, publish, predict and break things in containers; needs Docker with Compose
+	@MODELYARD_COMPOSE=required $(PY) -m pytest tests/compose $(PYTEST_ARGS)
+
 check: env-dev ## format check, lint, types, import rules, tests
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -34,6 +42,9 @@ check: env-dev ## format check, lint, types, import rules, tests
 fix: env-dev ## format and mend what the linter can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+fuzz: env-dev ## 5,000 requests made from the API's description, to the API as it runs (CASES=n)
+	@FUZZ_CASES=$(or $(CASES),5000) $(PY) -m pytest tests/fuzz -q -s $(PYTEST_ARGS)
 
 bench: env-dev ## measure everything anew and rewrite docs/benchmarks.md
 	@$(PY) -m benchmarks
