@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.conftest import Supervisor
+from tests.training.conftest import Supervisor, changed
 
 SPEC = {
     "model": {"builder": "mlp", "params": {"units": [64]}},
@@ -54,7 +54,9 @@ def test_a_disk_that_fills_up_is_told(
     when: Callable[[dict[str, Any]], bool],
     stage: str,
 ) -> None:
-    job = supervisor.start(SPEC, data=digits, run=small_disk.name)
+    # no training is over before the disk is full
+    epochs = 5000 if stage == "training" else 40
+    job = supervisor.start(changed(SPEC, fit={"epochs": epochs}), data=digits, run=small_disk.name)
     job.wait_for(when)
     fill(small_disk)
     assert job.finish() == 1, job.tail()

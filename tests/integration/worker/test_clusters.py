@@ -101,7 +101,7 @@ def test_whatever_is_killed_the_weights_are_those_of_an_undisturbed_training(
     members = pids(until_step(stack, job_id, 150))
     worker.kill()
     worker.wait()
-    stack.until(lambda: not any(map(alive, members)), 2)
+    stack.until(lambda: not any(map(alive, members)), 10)
 
     stack.worker()
     job = stack.succeeded(job_id, 120)

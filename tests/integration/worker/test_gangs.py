@@ -145,7 +145,7 @@ def test_whoever_is_killed_the_weights_are_those_of_an_undisturbed_training(
     leader = workers.of(job)[0]
     leader.kill()
     leader.wait()
-    stack.until(lambda: not alive(pids(job)[0]), 5)
+    stack.until(lambda: not alive(pids(job)[0]), 15)
     stack.until(lambda: not alive(pids(job)[1]), 30)  # the lease of 6 s, and a sweep
     workers.have(2)
 
