@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -20,7 +21,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from shared.specs import TuneJob
 from shared.specs.optimiser import GridSampler, NoPruner
@@ -206,11 +207,19 @@ class Engine:
         values = row.values
         if row.status is TrialStatus.PRUNED and row.intermediate:
             values = [row.intermediate[-1][1]]
-        return create_trial(
+        began = datetime.fromtimestamp(row.asked_at)
+        # not by create_trial, which checks values: what is stored was tried, be it a hair's breadth off its step
+        return FrozenTrial(
+            number=row.number,
+            trial_id=-1,
             state=state,
+            value=None,
             values=values if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+            datetime_start=began,
+            datetime_complete=began if state.is_finished() else None,
             params={name: self._inside(name, value) for name, value in row.params.items()},
             distributions={name: self._distributions[name] for name in row.params},
+            user_attrs={},
             system_attrs=dict(row.attrs),
             intermediate_values=dict(row.intermediate or []),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,21 @@ def drawn(engine: Engine, count: int) -> list[Asked]:
         engine.tell(Told(asked.number, TrialStatus.COMPLETE, [loss(asked.params)]))
         found.append(asked)
     return found
+
+
+@pytest.mark.parametrize(
+    ("sampler", "step"), [("random", 0.1), ("random", 3e-9), ("grid", 0.1), ("grid", 0.07)]
+)
+def test_another_process_takes_in_whatever_was_tried(sampler: str, step: float) -> None:
+    """Steps are not exact: 0.1 + 0.1 + 0.1 is more than 0.3."""
+    job = spec(sampler=sampler, space={"dropout": {"uniform": [0.0, 0.3], "step": step, "points": 4}})
+    asked = Engine("job_x", job).ask(4)
+    off = [replace(item, params={"dropout": item.params["dropout"] * (1 + 1e-15)}) for item in asked]
+    for tried in (asked, off):
+        other = Engine("job_x", job)
+        other.sync(study(asked=4), [row(item) for item in tried])
+        assert len(other.optuna.trials) == 4
+        assert len(other.ask(1)) == (sampler != "grid")
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc"])
