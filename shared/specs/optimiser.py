@@ -121,6 +121,7 @@ class HyperbandPruner(Spec):
     reduction_factor: int = Field(3, ge=2, le=100)
 
 
+INSIDE_PATIENT = ("median", "asha", "hyperband")
 _ALIASES = {
     "successive_halving": "asha",
     "quasi_random": "qmc",
@@ -138,6 +139,13 @@ def _named(value: Any) -> Any:
     return value
 
 
+def _inside_patient(value: Any) -> Any:
+    value = _named(value)
+    if isinstance(value, dict) and value.get("name") not in INSIDE_PATIENT:
+        raise ValueError(f"inside 'patient' goes one of {', '.join(INSIDE_PATIENT)}, or null")
+    return value
+
+
 class PatientPruner(Spec):
     """Lets a trial go on while it improves: it is ended only after ``patience`` epochs without progress, and if the
     pruner inside agrees.
@@ -151,7 +159,7 @@ class PatientPruner(Spec):
         | Annotated[AshaPruner, Tag("asha")]
         | Annotated[HyperbandPruner, Tag("hyperband")]
         | None,
-        BeforeValidator(_named),
+        BeforeValidator(_inside_patient),
     ] = Field(None, description="Null: no progress alone ends a trial.")
 
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import (
@@ -26,7 +27,7 @@ from shared.specs.base import Spec, by_key
 
 MAX_PARAMETERS = 64
 MAX_GRID = 10_000
-# Beyond it neighbouring steps are the same double.
+# Beyond it neighbouring steps are the same double, and whole numbers are no longer told apart by an optimiser.
 MAX_STEPS = 2**53
 Path = Annotated[
     str, StringConstraints(max_length=120, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+){0,9}$")
@@ -104,6 +105,10 @@ class Int(Parameter):
     def _in_order(self) -> Int:
         low, high = self.int_
         _ordered(low, high)
+        if max(abs(low), abs(high), self.step) > MAX_STEPS:
+            raise ValueError(
+                f"whole numbers from -{MAX_STEPS} to {MAX_STEPS} can be tuned, that is 2 to the 53rd"
+            )
         if self.log and (low < 1 or self.step != 1):
             raise ValueError("log needs a first value of at least 1, and no step")
         return self
@@ -150,26 +155,34 @@ class Uniform(Parameter):
 
     def grid(self) -> list[Any]:
         low, high = self.ends
-        if self.step is None or self.points is not None:
+        if self.step is None:
             return _spread(low, high, self.points or 2)
-        count = math.floor((high - low) / self.step + 1e-9) + 1
-        return [low + self.step * i for i in range(min(count, MAX_GRID + 1))]
+        first, step = Decimal(str(low)), Decimal(str(self.step))
+        last = int((Decimal(str(high)) - first) // step)
+        steps = list(range(min(last, MAX_GRID) + 1))
+        if self.points is not None:
+            steps = sorted({round(place) for place in _spread(0, last, self.points)})
+        return [float(first + step * i) for i in steps]
 
     @property
     def ends(self) -> tuple[float, float]:
         """The first value and the last one that it can have."""
         low, high = self.uniform
-        return (
-            (low, high)
-            if self.step is None
-            else (low, low + math.floor((high - low) / self.step + 1e-9) * self.step)
-        )
+        if self.step is None:
+            return low, high
+        # as they are written: three steps of 0.1 are 0.3, and not a bit more
+        first, step = Decimal(str(low)), Decimal(str(self.step))
+        return low, float(first + (Decimal(str(high)) - first) // step * step)
 
     def corners(self) -> list[Any]:
         return list(self.ends)
 
     def contains(self, value: Any) -> bool:
-        return _is_number(value) and self.uniform[0] <= value <= self.uniform[1]
+        low, high = self.ends
+        if not _is_number(value) or not low <= value <= high:
+            return False
+        steps = 0.0 if self.step is None else (value - low) / self.step
+        return math.isclose(steps, round(steps), rel_tol=1e-12, abs_tol=1e-8)
 
 
 class LogUniform(Parameter):
@@ -226,7 +239,8 @@ def in_order(space: Mapping[str, Parameter]) -> list[str]:
     """The parameters' names, each after those that its ``when`` names; else as written.
 
     Raises:
-        ValueError: ``when`` names no parameter of the space, a value that it never has, or goes round in a circle.
+        ValueError: ``when`` names no parameter of the space, a value that it never has, goes round in a circle, or
+            never holds.
     """
     for name, parameter in space.items():
         for other, wanted in (parameter.when or {}).items():
@@ -236,7 +250,9 @@ def in_order(space: Mapping[str, Parameter]) -> list[str]:
                 )
             for value in _alternatives(wanted):
                 if not space[other].contains(value):
-                    raise ValueError(f"space.{name}.when: {other!r} is never {_text(value)}")
+                    meant = isinstance(wanted, list) and space[other].contains(wanted)
+                    hint = f"; for the list itself write [{_text(wanted)}]" if meant else ""
+                    raise ValueError(f"space.{name}.when: {other!r} is never {_text(value)}{hint}")
     done: list[str] = []
     left = list(space)
     while left:
@@ -247,7 +263,27 @@ def in_order(space: Mapping[str, Parameter]) -> list[str]:
             )
         done.append(ready[0])
         left.remove(ready[0])
+    for name in done:
+        for other, values in needed(space, name).items():
+            if not values:
+                raise ValueError(f"space.{name}.when: it never holds: no value of {other!r} suits all of it")
     return done
+
+
+def needed(space: Mapping[str, Parameter], name: str) -> dict[str, list[Any]]:
+    """The parameters that ``name`` depends on, at once or by others, each with the values that let it be tried."""
+    found: dict[str, list[Any]] = {}
+    asking, asked = [name], {name}
+    while asking:
+        for other, wanted in (space[asking.pop()].when or {}).items():
+            texts = {_text(value) for value in _alternatives(wanted)}
+            found[other] = [
+                value for value in found.get(other, _alternatives(wanted)) if _text(value) in texts
+            ]
+            if other not in asked:
+                asked.add(other)
+                asking.append(other)
+    return found
 
 
 def active(parameter: Parameter, chosen: Mapping[str, Any]) -> bool:

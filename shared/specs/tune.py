@@ -159,7 +159,7 @@ class TuneJob(Objectives, JobFields):
             # a copy: what lies within a choice may be set by another parameter
             _set(document, field_of(name), copy.deepcopy(parameters[name]), name)
         first = self.objective[0]
-        if first.at == "best":
+        if first.at == "best" and isinstance(document["checkpoint"], dict):
             mode = "min" if first.direction == "minimize" else "max"
             document["checkpoint"]["best"] = {"monitor": first.metric, "mode": mode}
         return TrainJob.model_validate(document)
@@ -245,12 +245,8 @@ class TuneJob(Objectives, JobFields):
 
     def _with(self, name: str, value: Any) -> dict[str, Any]:
         """Parameters among which ``name`` is active and has ``value``; the others have their first one."""
-        forced = {name: value}
-        asking = [name]
-        while asking:
-            for other, wanted in (self.space[asking.pop()].when or {}).items():
-                forced.setdefault(other, wanted[0] if isinstance(wanted, list) else wanted)
-                asking.append(other)
+        forced = {other: values[0] for other, values in spaces.needed(self.space, name).items()}
+        forced[name] = value
         chosen: dict[str, Any] = {}
         for each in self.order:
             if spaces.active(self.space[each], chosen):

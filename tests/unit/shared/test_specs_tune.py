@@ -61,6 +61,9 @@ def test_a_stored_job_reads_back_the_same() -> None:
         ({"uniform": [0, 1]}, [0, 1]),
         ({"uniform": [0, 1], "points": 3}, [0, 0.5, 1]),
         ({"uniform": [0, 1], "step": 0.25}, [0, 0.25, 0.5, 0.75, 1]),
+        ({"uniform": [0, 0.3], "step": 0.1}, [0, 0.1, 0.2, 0.3]),
+        ({"uniform": [0, 0.1], "step": 0.03}, [0, 0.03, 0.06, 0.09]),
+        ({"uniform": [0, 0.1], "step": 0.03, "points": 3}, [0, 0.06, 0.09]),
         ({"uniform": [2, 2]}, [2]),
         ({"loguniform": [1, 100], "points": 3}, [1, pytest.approx(10), 100]),
         ({"loguniform": [1, 100], "points": 1}, [pytest.approx(10)]),
@@ -94,9 +97,31 @@ def test_conditions_are_checked() -> None:
         ({"z": 1}, "no parameter 'z'"),
         ({"y": 3}, "'y' is never 3"),
         ({"x": 1}, "round in a circle"),
+        ({"y": []}, "never holds"),
+        ({"y": 2, "w": 5}, "no value of 'y' suits"),
+        ({"v": [[1], 2]}, "'v' is never 2$"),
+        ({"v": [1]}, r"'v' is never 1; for the list itself write \[\[1\]\]"),
     ):
         with pytest.raises(ValueError, match=words):
-            in_order(space(x={"choice": [1, 2], "when": when}, y={"choice": [1, 2]}))
+            in_order(
+                space(
+                    x={"choice": [1, 2], "when": when},
+                    y={"choice": [1, 2]},
+                    w={"choice": [5], "when": {"y": 1}},
+                    v={"choice": [[1]]},
+                )
+            )
+
+
+def test_a_value_is_checked_where_all_conditions_above_it_hold() -> None:
+    job = tune(
+        space={
+            "dropout": {"choice": [0.1], "when": {"fit.epochs": [1, 2], "fit.batch_size": 8}},
+            "fit.batch_size": {"choice": [4, 8], "when": {"fit.epochs": [2, 3]}},
+            "fit.epochs": {"int": [1, 3]},
+        }
+    )
+    assert {"fit.epochs": 2, "fit.batch_size": 8, "dropout": 0.1} in list(job.examples())
 
 
 def test_any_field_can_be_set_by_its_path() -> None:
@@ -138,14 +163,23 @@ def test_any_field_can_be_set_by_its_path() -> None:
          "space.fit.learning_rate.uniform", "too far"),
         ({"space": {"units": {"choice": [1, True]}}}, "space.units.choice.choice", "true equals 1"),
         ({"space": {"units": {"choice": [None, None]}}}, "space.units.choice.choice", "null is named twice"),
+        ({"space": {"units": {"int": [0, 2**54]}}}, "space.units.int", "2 to the 53rd"),
+        ({"space": {"checkpoint": {"choice": [None]}}, "objective": {"metric": "val_loss", "at": "best"}},
+         "space.checkpoint", "With null the job is not valid: checkpoint"),
+        ({"space": {"fit.epochs": {"choice": [0], "when": {"units": "1", "dropout": 0.5}},
+                    "dropout": {"choice": [0.5], "when": {"units": "2"}}, "units": {"choice": ["1", "2"]}}},
+         "space.fit.epochs.when", "never holds"),
         ({"space": {"units": {"loguniform": [0, 1]}}}, "space.units.loguniform", "above 0"),
         ({"space": {"units": {"int": [0, 9], "log": True}}}, "space.units.int", "log needs"),
         ({"space": {"units": {"range": [0, 9]}}}, "space.units", "exactly one of"),
         ({"space": {}}, "space", "at least 1"),
         ({"sampler": "magic"}, "sampler", "name one of grid"),
         ({"pruner": {"name": "median", "x": 1}}, "pruner.median.x", "not permitted"),
+        ({"pruner": {"name": "patient", "pruner": "none"}}, "pruner.patient.pruner", "one of median, asha, hyperband"),
         ({"base": {"publish": {"model": "m"}}}, "base.publish", "move 'publish' out of 'base'"),
         ({"enqueue": [{"foo": 1}]}, "enqueue.0.foo", "no such parameter"),
+        ({"space": {"dropout": {"uniform": [0, 0.3], "step": 0.1}}, "enqueue": [{"dropout": 0.3}, {"dropout": 0.25}]},
+         "enqueue.1.dropout", "not in its space"),
         ({"enqueue": [{"units": "99"}]}, "enqueue.0.units", "not in its space"),
         ({"sampler": "grid", "enqueue": [{}]}, "enqueue.0", "draws nothing"),
         ({"objective": ["val_loss", "val_accuracy"], "pruner": "median"}, "pruner", "several objectives"),
