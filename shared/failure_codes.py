@@ -85,6 +85,9 @@ CODES: Mapping[str, FailureCode] = MappingProxyType(
         ),
         "objective_missing": FailureCode("a trial has no metric of the objective's name"),
         "objective_not_finite": FailureCode("a trial's objective is no finite number at the end"),
+        "parameters_invalid": FailureCode(
+            "a trial's parameters make no valid job together; it was not trained"
+        ),
         "too_many_failures": FailureCode("more trials of a study failed than max_failures allows"),
         "no_trial_complete": FailureCode("a study ended without a complete trial"),
         "store_unavailable": FailureCode(

@@ -6,6 +6,7 @@ a trial takes the next step at once; a thread of every worker looks for studies 
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ from shared.home import Home
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobError, JobState
 from shared.specs import ExportJob, TuneJob
+from shared.specs.tune import reason
 from shared.store import NewTrial, Store
 from shared.trials import Study, Told, Trial, TrialSource, TrialStatus, Turn
 from shared.tuning.engine import Asked, Engine
@@ -296,7 +298,18 @@ class _Step:
     def _new_trial(self, job: Job, spec: TuneJob, asked: Asked) -> NewTrial:
         named = {"name": f"{job.name or job.id} trial {asked.number}"[:200]}
         inherited = {name: getattr(spec, name) for name in INHERITED_FIELDS}
-        train = spec.assigned(asked.params).model_copy(update={**named, **inherited})
+        error: JobError | None = None
+        try:
+            train = spec.assigned(asked.params)
+        except ValueError as refused:  # submission has tried each value, but not all of them together
+            train = spec.base
+            tried = ", ".join(f"{name} = {json.dumps(value)}" for name, value in asked.params.items())
+            error = JobError(
+                "parameters_invalid",
+                f"With {tried} the job is not valid: {reason(refused)}",
+                hint="Such trials count as failed. A 'when' keeps apart what does not go together.",
+            )
+        train = train.model_copy(update={**named, **inherited})
         return NewTrial(
             number=asked.number,
             source=asked.source,
@@ -305,6 +318,7 @@ class _Step:
             spec=train,
             run={key: job.run[key] for key in ("code",) if key in job.run},
             run_dir=f"{job.run_dir}/trial-{asked.number:05d}",
+            error=error,
         )
 
     def _shown(self, job: Job, engine: Engine, study: Study) -> tuple[dict[str, Any], dict[str, Any]]:

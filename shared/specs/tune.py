@@ -259,6 +259,15 @@ def field_of(name: str) -> str:
     return name if "." in name or name in TrainJob.model_fields else f"model.params.{name}"
 
 
+def reason(error: ValueError) -> str:
+    """Why ``TuneJob.assigned`` has refused parameters, on one line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    return f"{path}: {str(first['msg']).removeprefix('Value error, ')}"
+
+
 def _set(document: dict[str, Any], path: str, value: Any, name: str) -> None:
     *steps, last = path.split(".")
     node: Any = document

@@ -26,7 +26,7 @@ from shared.trials import Study, Told, Trial, TrialSource, TrialStatus, Turn
 
 @dataclass(frozen=True, slots=True)
 class NewTrial:
-    """A trial that the optimiser asks for."""
+    """A trial that the optimiser asks for. ``error``: why its job fails before it begins."""
 
     number: int
     source: TrialSource
@@ -35,6 +35,7 @@ class NewTrial:
     spec: TrainJob
     run: Mapping[str, Any]
     run_dir: str
+    error: JobError | None = None
 
 
 class StudyStore:
@@ -265,7 +266,8 @@ class StudyStore:
         """All that a step has to say, in one transaction: how trials ended, which ones are next, what the job shows.
 
         A trial that has been told already is left as it is. Each of ``wanted`` becomes a row and a train job in the
-        state ``queued``; returns these jobs' ids, to be sent after that. A study that is to end begins none.
+        state ``queued``, or ``failed`` if it has an error; returns these jobs' ids, to be sent after that. A study that
+        is to end begins none.
 
         Args:
             best: the number of the best trial now.
@@ -357,7 +359,24 @@ class StudyStore:
                 revision=known.revision + 1,
             )
         )
+        if item.error is not None:
+            self._fail_unbegun(tx, job_id, item.error)
         return job_id
+
+    def _fail_unbegun(self, tx: Connection, job_id: str, error: JobError) -> None:
+        now = self._db.now()
+        tx.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(
+                state=JobState.FAILED,
+                finished_at=now,
+                updated_at=now,
+                queued_until=None,
+                error=error.as_dict(),
+            )
+        )
+        emit(self._db, tx, job_id, [state_event(JobState.QUEUED, JobState.FAILED, error=error.as_dict())])
 
     def publish(self, turn: Turn, spec: ExportJob) -> str:
         """Store the job that publishes the best trial, once; returns its id, to be sent after that.

@@ -14,7 +14,7 @@ from services.worker.advance import Advancer
 from services.worker.study_sessions import StudySessions
 from shared.errors import Unavailable
 from shared.home import Home
-from shared.jobs import JobError, JobState
+from shared.jobs import Job, JobError, JobState
 from shared.specs import parse_job
 from shared.store import Store
 from shared.trials import TrialStatus
@@ -79,6 +79,17 @@ def end_one(store: Store, error: str | None = None) -> str | None:
         values = [trial.params["dropout"]] if trial else None
         store.claims.finish(claim, JobState.SUCCEEDED, result={"values": values})
     return job.id
+
+
+def ended(store: Store, advancer: Advancer, study_id: str) -> Job:
+    """The study, once its time is over."""
+    for _ in range(600):
+        advancer.advance(study_id)
+        job = store.jobs.get(study_id)
+        if job.state.terminal:
+            return job
+        threading.Event().wait(0.05)
+    raise AssertionError(job)
 
 
 def test_as_many_trials_as_asked_for_run_at_once(store: Store, advancer: Advancer) -> None:
@@ -170,9 +181,7 @@ def test_a_study_out_of_time_ends_with_what_it_has(store: Store, advancer: Advan
     advancer.advance(study_id)
     end_one(store)
     assert store.studies.get(study_id).wake_at is not None, "nobody need wake it"
-    threading.Event().wait(0.25)
-    advancer.advance(study_id)
-    job = store.jobs.get(study_id)
+    job = ended(store, advancer, study_id)
     assert job.state is JobState.SUCCEEDED
     assert [trial.status for trial in store.trials.page(study_id).items] == ["complete", "cancelled"]
 
@@ -180,9 +189,7 @@ def test_a_study_out_of_time_ends_with_what_it_has(store: Store, advancer: Advan
 def test_a_study_past_its_deadline_fails(store: Store, advancer: Advancer) -> None:
     study_id = submit(store, deadline={"run_seconds": 0.1})
     advancer.advance(study_id)
-    threading.Event().wait(0.15)
-    advancer.advance(study_id)
-    assert (store.jobs.get(study_id).error or {})["code"] == "deadline"
+    assert (ended(store, advancer, study_id).error or {})["code"] == "deadline"
 
 
 def test_trials_inherit_where_and_for_whom_they_run(store: Store, advancer: Advancer) -> None:
@@ -192,3 +199,30 @@ def test_trials_inherit_where_and_for_whom_they_run(store: Store, advancer: Adva
     assert {name: job.spec[name] for name in ("project", "priority", "queue", "name")} == {
         "project": "plants", "priority": 7, "queue": "big", "name": "roots trial 0",
     }  # fmt: skip
+
+
+def test_parameters_that_make_no_job_together_are_a_failed_trial(store: Store, advancer: Advancer) -> None:
+    schedule: dict[str, Any] = {
+        "name": "ExponentialDecay",
+        "params": {"initial_learning_rate": 0.01, "decay_steps": 9, "decay_rate": 0.9},
+    }
+    space: dict[str, Any] = {
+        "dropout": {"choice": [0.1]},
+        "fit.learning_rate": {"choice": [0.01, schedule]},
+        "fit.callbacks": {"choice": [[], [{"name": "ReduceLROnPlateau"}]]},
+    }
+    plateau = space["fit.callbacks"]["choice"][1]
+    study_id = submit(store, space=space, max_trials=8, parallel=1)
+    advancer.advance(study_id)
+    while end_one(store):
+        advancer.advance(study_id)
+    found = store.trials.page(study_id).items
+    failed = [trial for trial in found if trial.status is TrialStatus.FAILED]
+    assert store.jobs.get(study_id).state is JobState.SUCCEEDED
+    assert len(found) == 8
+    assert 0 < len(failed) < 8
+    for trial in found:
+        apart = trial.params["fit.learning_rate"] != schedule or trial.params["fit.callbacks"] != plateau
+        assert (trial.status is TrialStatus.COMPLETE) == apart
+    assert {(trial.error or {})["code"] for trial in failed} == {"parameters_invalid"}
+    assert "ReduceLROnPlateau sets the learning rate" in (failed[0].error or {})["message"]
