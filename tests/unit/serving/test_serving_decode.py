@@ -217,6 +217,7 @@ def test_errors_of_several_inputs() -> None:
     [
         ('{"b64": "*"}', "Unable to base64 decode"),
         ('{"b64": "_-8="}', "Unable to base64 decode"),  # the web-safe alphabet
+        ('{"b64": "AP8=\u00a0"}', "Unable to base64 decode"),  # a space, but not ASCII's
         ('{"b64": 1}', "not formatted correctly for base64 data"),
         ('{"b64": "AA==", "more": 1}', "not formatted correctly for base64 data"),
     ],
