@@ -124,6 +124,13 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> None:
         raise _TwinKey
 
 
+def _is_too_big(text: bytes) -> bool:
+    """Whether RapidJSON refuses a number beyond double. It does by the exponent alone: 2e308 is infinity to it."""
+    mantissa, _, exponent = text.lower().partition(b"e")
+    whole, _, fraction = mantissa.partition(b".")
+    return math.isinf(float(whole)) or len(exponent) > 20 or int(exponent or b"0") > 308 + len(fraction)
+
+
 class _Reader:
     """A pushdown reader with an explicit stack; one instance per document."""
 
@@ -245,7 +252,7 @@ class _Reader:
         if whole and len(text) <= 20 and -(2**63) <= (number := int(text)) < 2**64:
             return number
         value = float(text)
-        if math.isinf(value):
+        if math.isinf(value) and _is_too_big(text):
             raise self._fail("Number too big to be stored in double.", start)
         return value
 

@@ -89,6 +89,7 @@ def test_not_a_number_is_read_as_one() -> None:
         (b"[1.]", "Miss fraction part in number.", 3),
         (b"[1e]", "Miss exponent in number.", 3),
         (b"[1e400]", "Number too big to be stored in double.", 1),
+        (b"[%d]" % 10**309, "Number too big to be stored in double.", 1),
         (b"[tru]", "Invalid value.", 4),
         (b'["a', "Missing a closing quotation mark in string.", 3),
         (b'["a\x01"]', "Invalid escape character in string.", 3),
@@ -124,6 +125,10 @@ def test_a_hundred_thousand_unclosed_levels_are_an_error() -> None:
 def test_a_number_of_a_million_digits_costs_no_quadratic_time() -> None:
     with pytest.raises(ServingError, match="Number too big"):
         read_json(b"[" + b"9" * 1_000_000 + b"]")
+
+
+def test_a_number_a_little_beyond_double_is_infinity() -> None:
+    assert read_json(b"[2e308, -1.8e308, 1.5e309]") == [math.inf, -math.inf, math.inf]
 
 
 def test_a_second_half_of_a_surrogate_pair_passes_alone() -> None:
