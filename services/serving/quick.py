@@ -95,9 +95,9 @@ class QuickPredictions:
         ):
             return None
         binary = head.header(b"content-type").partition(b";")[0].strip().lower() == NPY
-        path, _, query = head.target.decode("latin-1").partition("?")
+        path, mark, query = head.target.decode("latin-1").partition("?")
         target = _target(path)
-        if target is None or (query and not binary):
+        if target is None or (mark and not binary):
             return None
         as_npy = binary and NPY in head.header(b"accept")
         request_id = head.header(b"x-request-id")

@@ -108,10 +108,7 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
-        # The raw path, because names may hold an encoded slash; with the query, which the patterns then refuse.
-        path = scope["raw_path"].decode("latin-1")
-        if scope["query_string"]:
-            path += "?" + scope["query_string"].decode("latin-1")
+        path = _path(scope)
         method: str = scope["method"]
         if method not in _METHODS:
             await _respond(send, 501, _page(HTTPStatus.NOT_IMPLEMENTED), [_HTML])
@@ -236,6 +233,15 @@ class RestApp:
 _ACCEPT_POST = (b"accept-post", b"application/json, " + NPY)
 _TEXT = (b"content-type", b"text/plain")
 _POOLED = frozenset({"predict", "classify", "regress"})
+
+
+def _path(scope: Scope) -> str:
+    """The raw path, because names may hold an encoded slash; with the query, which the patterns then refuse."""
+    target: bytes = scope.get("target", b"")
+    if target[:1] != b"/":  # the whole URL, or another server than ours
+        query: bytes = scope["query_string"]
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+    return target.decode("latin-1")
 
 
 def _page(status: HTTPStatus) -> bytes:

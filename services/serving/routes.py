@@ -17,6 +17,7 @@ _LIST = re.compile(r"/v1/models", re.IGNORECASE)
 # What a URI may be made of (RFC 3986); TensorFlow Serving's HTTP library refuses others.
 _URI = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?#-]|%[0-9A-Fa-f]{2})*")
 _LARGEST = 2**63 - 1
+_MOST_DIGITS = 19
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ def parse_route(method: str, path: str) -> Route:
     match = {"POST": _POST, "GET": _GET}[method].fullmatch(path) if method in ("POST", "GET") else None
     if match is None:
         raise malformed
-    version = match["version"]
-    if version is not None and (len(version) > 40 or int(version) > _LARGEST):
-        raise VersionTooLarge
+    version = _number(match["version"])
     verb = match["verb"] or "status"
     if method == "POST" and verb != verb.lower():
         raise malformed
@@ -59,10 +58,19 @@ def parse_route(method: str, path: str) -> Route:
         verb if verb in ("metadata", "predict", "classify", "regress") else "status",
         Target(
             _decoded(match["model"]),
-            None if version is None else int(version),
+            version,
             None if match["label"] is None else _decoded(match["label"]),
         ),
     )
+
+
+def _number(digits: str | None) -> int | None:
+    if digits is None:
+        return None
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > _MOST_DIGITS or int(digits) > _LARGEST:  # int() refuses thousands of digits
+        raise VersionTooLarge
+    return int(digits)
 
 
 def _decoded(part: str) -> str:

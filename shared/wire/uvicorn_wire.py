@@ -102,7 +102,7 @@ class Wire(Connection):
             self._done()
 
     def scope(self, head: Head) -> dict[str, Any]:
-        """The request as ASGI describes one."""
+        """The request as ASGI describes one, and ``target``, which tells an empty query from none."""
         raw_path, _, query = head.target.partition(b"?")
         path = raw_path.decode("ascii")
         root = self._config.root_path
@@ -120,6 +120,7 @@ class Wire(Connection):
             "path": root + (unquote(path) if "%" in path else path),
             "raw_path": root.encode("ascii") + raw_path,
             "query_string": query,
+            "target": head.target,
         }
 
     def _pass_on(self) -> None:
@@ -139,6 +140,10 @@ class _Uvicorns(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._held = HeldHead(cast(asyncio.Transport, transport))
         super().connection_made(cast(asyncio.Transport, self._held))
+
+    def on_headers_complete(self) -> None:
+        cast("dict[str, Any]", self.scope)["target"] = self.url
+        super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         self._held.release()

@@ -72,6 +72,7 @@ def test_versions_labels_and_names_are_told_apart() -> None:
         (b"/v1/models/m:classify", b"A: b"),
         (b"/v1/models/m/metadata", b"A: b"),
         (b"/v1/models/m:predict?x=1", b"A: b"),
+        (b"/v1/models/m:predict?", b"A: b"),
         (b"/v1/models/m/versions/99999999999999999999999:predict", b"A: b"),
         (b"/v1/models/m:predict", b"Content-Encoding: gzip"),
         (b"/v1/models/m:predict", b"Content-Type: application/x-npy"),

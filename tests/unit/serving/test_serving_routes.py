@@ -25,6 +25,9 @@ from services.serving.routes import Route, VersionTooLarge, parse_route
         ("GET", "/v1/models/m/versions/1/metadata", Route("metadata", Target("m", version=1))),
         ("GET", "/v1/models/m/METADATA", Route("status", Target("m"))),
         ("GET", "/v1/models/m?x=1", Route("status", Target("m?x=1"))),
+        ("GET", f"/v1/models/m/versions/{'0' * 5000}1", Route("status", Target("m", version=1))),
+        ("GET", "/v1/models/m/versions/000", Route("status", Target("m", version=0))),
+        ("GET", "/v1/models/m?", Route("status", Target("m?"))),
         ("GET", "/v1/models/m/versions/9223372036854775807", Route("status", Target("m", 2**63 - 1))),
     ],
 )
@@ -43,6 +46,7 @@ def test_matches(method: str, path: str, route: Route) -> None:
         ("POST", "/v1/models/m:explain"),
         ("POST", "/v1/models/m:PREDICT"),
         ("POST", "/v1/models/m:predict?x=1"),
+        ("POST", "/v1/models/m:predict?"),
         ("POST", "/v1/models/m:predict/"),
         ("GET", "/v1/models/m/"),
         ("GET", "/v1/models/m/version/1"),
