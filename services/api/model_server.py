@@ -14,19 +14,18 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
-import orjson
 from anyio import to_thread
 
-from services.api.errors import DeadlineExceeded, UpstreamFailed, UpstreamRefused
+from services.api.errors import DeadlineExceeded
 from services.api.guard import Guards
 from services.api.keep_alive import JSON, ConnectionLost, Headers, KeepAlivePool, Outcome, Parts, Reply
 from services.api.questions import Prediction, Question
+from services.api.refusals import Refusals
 from services.api.remembered import Remembered
 from services.api.routing import Choice, Router
 from services.api.shadow import Shadows
-from services.api.shapes import expected_by, from_metadata
 from services.api.telemetry import Telemetry
-from shared.errors import ModelyardError, NotFound, Unavailable
+from shared.errors import ModelyardError, Unavailable
 from shared.settings import Settings
 from shared.specs.traffic import LabelRoute
 from shared.store import Store
@@ -58,6 +57,7 @@ class ModelServer:
         self._pool = KeepAlivePool(settings.serving_url, seconds=settings.predict_timeout_seconds)
         self._remembered = Remembered(REMEMBER_SECONDS)
         self._router = Router(store, self._remembered)
+        self._refusals = Refusals(store, http, self._url, self._remembered)
         self._shadows = Shadows(telemetry)
         self.guards = Guards(self._withdraw)
         self._writing: set[asyncio.Task[None]] = set()
@@ -89,7 +89,7 @@ class ModelServer:
             if again.version != choice.version:
                 choice, answer = again, await self._answered(question, again, headers)
         if answer.status != httpx.codes.OK:
-            raise await self._refusal(question, choice.version, answer)
+            raise await self._refusals.of(question, choice.version, answer)
         return self._prediction(question, choice, headers, answer)
 
     def predict_at_hand(self, question: Question, headers: Headers, then: Callable[[First], None]) -> bool:
@@ -296,72 +296,6 @@ class ModelServer:
         except (ValueError, KeyError, TypeError):
             return None  # it is no model server, as its answer will show
 
-    async def _refusal(self, question: Question, version: int | None, answer: Reply) -> Exception:
-        message = error_text(answer)
-        status = answer.status
-        if status == httpx.codes.NOT_FOUND:
-            return await self._not_found(question, version, message)
-        if status in (429, 503):
-            return Unavailable(message, code="serving_unavailable")
-        if status == httpx.codes.GATEWAY_TIMEOUT:
-            return DeadlineExceeded(message)
-        if status >= 500:
-            return UpstreamFailed(message, hint="See the model server's log.")
-        return UpstreamRefused(message, status=status, hint=await self._expected(question, version))
-
-    async def _not_found(self, question: Question, version: int | None, message: str) -> Exception:
-        try:
-            model = await to_thread.run_sync(self._store.models.get, question.model)
-        except NotFound as error:
-            return error
-        except Unavailable:
-            return NotFound(message, code="model_not_found", field="model")
-        if version is not None:
-            try:
-                await to_thread.run_sync(self._store.models.version, question.model, version)
-            except NotFound as error:
-                return error
-            except Unavailable:
-                pass
-        if model.latest_version is None:
-            return NotFound(
-                f"The model {model.name!r} has no version.",
-                code="version_not_found",
-                field="model",
-                hint="All of them were deleted; a train job with 'publish' makes a new one.",
-            )
-        return Unavailable(
-            f"The model server has not loaded version {version or model.latest_version} of {model.name!r}: {message}",
-            code="version_not_available",
-            hint=f"GET /models/{model.name}/versions shows the state of each version.",
-        )
-
-    async def _expected(self, question: Question, version: int | None) -> str | None:
-        """What the asked signature takes, in words, from the version's record."""
-
-        def ask() -> dict[str, Any]:
-            number = version
-            if number is None:
-                number = self._store.models.get(question.model).latest_version
-            return {} if number is None else self._store.models.version(question.model, number).signatures
-
-        try:
-            signatures = await self._remembered.get(("signatures", question.model, version), ask)
-        except (NotFound, Unavailable):
-            signatures = await self._described(question.model, version)  # a model that was not made here
-        return expected_by(signatures, question.signature_name)
-
-    async def _described(self, model: str, version: int | None) -> dict[str, Any]:
-        """The signatures as the server itself describes them; none when it does not."""
-        url = f"{self._url}/v1/models/{quote(model, safe='')}"
-        if version is not None:
-            url += f"/versions/{version}"
-        try:
-            answer = await self.http.get(f"{url}/metadata", timeout=CONNECT_SECONDS)
-            return from_metadata(answer.json())
-        except (httpx.TransportError, ValueError):
-            return {}
-
     async def aclose(self) -> None:
         """Close the pool of connections for predictions; ``http`` is its owner's."""
         await self._shadows.aclose()
@@ -389,13 +323,3 @@ def down(error: Exception | None = None) -> Unavailable:
         code="serving_unavailable",
         hint="Check MODELYARD_SERVING_URL and the server's log; GET /readyz says what else is down.",
     )
-
-
-def error_text(answer: Reply) -> str:
-    """The message in the server's error, or what it sent instead."""
-    try:
-        message = orjson.loads(answer.content)["error"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = answer.content[:500].decode("utf-8", "replace")
-        message = message or f"The model server answered {answer.status}."
-    return str(message).strip()[:2000]
