@@ -16,7 +16,9 @@ from shared.wire.head import Head, parse_head
 _BUFFER = 16 * 1024  # bytes; grows to the size of a request
 _SPARE = 1024
 _KEPT_BUFFER = 2**20  # larger ones are given back when their request is answered
-_LONGEST_HEAD = 64 * 1024
+LONGEST_HEAD = 64 * 1024
+# A head must be whole by then, and of a body something must come in such a time: half a request holds a connection.
+SLOWEST_SECONDS = 60.0
 _WITHOUT_BODY = (204, 304)
 _STATUS_LINES = {one.value: b"HTTP/1.1 %d %s\r\n" % (one.value, one.phrase.encode()) for one in HTTPStatus}
 
@@ -66,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False  # after the answer
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._looked = (0, 0.0)  # how much of a body there was, and since when
         self.answered = 0  # requests
         self.answered_quickly = False  # the last one, by ``quick``
 
@@ -146,8 +149,11 @@ class Connection(asyncio.BufferedProtocol):
         else:
             end = buffer.find(b"\r\n\r\n", 0, self._filled) + 4
             if end < 4:
-                if self._filled > _LONGEST_HEAD:
+                if self._filled > LONGEST_HEAD:
                     self._pass_on()
+                return None
+            if end > LONGEST_HEAD:
+                self._pass_on()  # where it is refused
                 return None
             raw = bytes(memoryview(buffer)[:end])
             found = parse_head(raw)
@@ -236,7 +242,7 @@ class Connection(asyncio.BufferedProtocol):
     def _has_plenty(self) -> bool:
         """Whether more has been read than the request in hand and a whole head."""
         in_hand = self._body_at + self._head.length if self._head is not None else 0
-        return self._filled - in_hand > _LONGEST_HEAD
+        return self._filled - in_hand > LONGEST_HEAD
 
     def _read_on(self) -> None:
         if self._paused and not self._has_plenty():
@@ -260,11 +266,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        left = self._idle_since + self._keep_alive_seconds - self._loop.time()
-        if self._busy or self._filled or left > 0:
+        now = self._loop.time()
+        left = self._idle_since + self._keep_alive_seconds - now
+        if left > 0 or self._busy or (self._filled and not self._is_too_slow(now)):
             self._timer = self._loop.call_later(max(left, 1.0), self._on_timer)
         elif not self.transport.is_closing():
             self.transport.close()
+
+    def _is_too_slow(self, now: float) -> bool:
+        """Whether the request that has begun to arrive has taken too long."""
+        if self._unread:
+            return False
+        if self._head is None:
+            return now > self._idle_since + self._keep_alive_seconds + SLOWEST_SECONDS
+        if self._filled != self._looked[0]:
+            self._looked = (self._filled, now)
+        return now > self._looked[1] + SLOWEST_SECONDS
 
     # For those that build on it -----------------------------------------------------------------------
 

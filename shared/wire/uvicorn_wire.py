@@ -13,11 +13,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import get_local_addr, is_ssl
 from uvicorn.server import ServerState
 
-from shared.wire.connection import Connection, Quick
+from shared.wire import connection
+from shared.wire.connection import LONGEST_HEAD, Connection, Quick
 from shared.wire.head import Head, Headers, without_upgrade
 
 # Larger bodies are streamed to the application by uvicorn's own protocol, at the pace of whoever reads them.
 _READ_WHOLE = 64 * 1024
+LINGER_SECONDS = 2.0
 
 
 class Wire(Connection):
@@ -137,19 +139,104 @@ class Wire(Connection):
 
 
 class _Uvicorns(HttpToolsProtocol):
+    """With an end to heads, which the parser and uvicorn would gather for as long as more of them comes."""
+
+    _unread = 0  # bytes that were no body and have not completed a head
+    _head_bytes = 0  # of lines, in the head and behind the chunks
+    _refused = False
+    _slow: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._held = HeldHead(cast(asyncio.Transport, transport))
         super().connection_made(cast(asyncio.Transport, self._held))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hurry(over=True)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > LONGEST_HEAD and not self._refused and not self.transport.is_closing():
+            self._refuse_head()
+        self._hurry(over=self._refused or self.transport.is_closing() or self._is_answering())
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._unread = 0
         cast("dict[str, Any]", self.scope)["target"] = self.url
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._held.release()
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        if self._head_bytes > LONGEST_HEAD:
+            self._refuse_head()
+        else:
+            super().send_400_response(msg)
 
+    def _count(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > LONGEST_HEAD:
+            raise ValueError("the head is too long")  # the parser stops, and a 400 is asked for
+
+    def _refuse_head(self) -> None:
+        self._refused = True
+        self.transport.write(_TOO_LONG)
+        self._held.release()
+        if self._is_answering():
+            self.transport.close()
+        else:
+            # a connection closed on a client that still writes is reset, and the client may never see the answer
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _hurry(self, *, over: bool) -> None:
+        """A request that goes on coming while nothing is being answered has a while for it."""
+        if over:
+            if self._slow is not None:
+                self._slow.cancel()
+                self._slow = None
+        elif self._slow is None:
+            self._slow = self.loop.call_later(connection.SLOWEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._slow = None
+        if not self._is_answering():
+            self.transport.close()
+
+
+_TOLD = b"The head of a request may have 64 KiB."
+_TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_TOLD), _TOLD)
+)
 _log = logging.getLogger("uvicorn.error")
 
 

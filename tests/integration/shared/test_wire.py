@@ -261,6 +261,64 @@ def test_nonsense_is_refused(server: _Server, junk: bytes) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
+_ENDLESS = {
+    "one line": (b"GET / HTTP/1.1\r\nX: ", b"a" * 1000),
+    "lines": (b"GET / HTTP/1.1\r\n", b"X: a\r\n"),
+    "a path": (b"GET /", b"a" * 1000),
+    "behind chunks": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X: a\r\n"),
+    "after an answer": (
+        b"GET / HTTP/1.1\r\nConnection: keep-alive, x\r\n\r\nGET / HTTP/1.1\r\n",
+        b"X: a\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", _ENDLESS)
+def test_a_head_without_end_is_refused(server: _Server, where: str) -> None:
+    begin, line = _ENDLESS[where]
+    got = b""
+    with server.connect() as client:
+        try:
+            client.sendall(begin + line * (300_000 // len(line)))
+            while data := client.recv(1000):
+                got += data
+        except OSError:
+            # while a request is being answered nobody waits until the rest has been read
+            assert where in ("behind chunks", "after an answer")
+        else:
+            assert b"HTTP/1.1 431 " in got
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_head_may_have_64_kib(server: _Server, at_once: bool) -> None:
+    for size, status in ((60_000, b"200"), (66_000, b"431")):
+        with server.connect() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+            time.sleep(0 if at_once else 0.05)
+            client.sendall(b"a" * size + b"\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+        b"POST /quick HTTP/1.1\r\nContent-Length: 5\r\n\r\nab",
+        b"GET / HTTP/1.1\r\nConnection: keep-alive, x\r\n\r\nGET / HTTP/1.1\r\nHost",
+    ],
+)
+def test_half_a_request_holds_no_connection_for_ever(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.wire.connection.SLOWEST_SECONDS", 0.3)
+    own = _Server("uvloop", keep_alive=0)
+    try:
+        with own.connect() as client:
+            client.sendall(half)
+            while client.recv(1000):
+                pass
+    finally:
+        own.stop()
+
+
 def test_a_client_that_leaves_is_noticed(server: _Server) -> None:
     with server.connect() as client:
         client.sendall(_post(b"/waits", b"abc"))
