@@ -81,11 +81,7 @@ class LabelStore:
         """
         with self._db.read() as tx:
             model_row(tx, model)
-            labels = {item.name: item.route for item in self._labels(tx, model)}
-            found: list[int] = []
-            for target in route.targets:
-                found += self._behind(tx, model, label, target, labels)
-        return list(dict.fromkeys(found))
+            return self._checked(tx, model, label, route)
 
     def prepare(self, model: str, label: str, versions: Iterable[int]) -> None:
         """Want ``versions`` loaded for a change of ``label`` that is to come. ``put`` and ``abandon`` end it."""
@@ -111,9 +107,9 @@ class LabelStore:
         Raises:
             NotFound, Conflict: as ``check``.
         """
-        versions = self.check(model, label, route)
         with self._db.write() as tx:
             state = ModelState(self._db, tx, model)
+            versions = self._checked(tx, model, label, route)  # again: a load, and a clean-up, may lie between
             before = self._referenced(tx, model, state)
             old = next((item for item in self._labels(tx, model) if item.name == label), None)
             self._write(tx, state, label, route, versions[0] if versions else 0, old, back=back)
@@ -145,8 +141,8 @@ class LabelStore:
     def withdraw(self, model: str, label: str, seen: LabelRoute, target: str, reason: dict[str, Any]) -> bool:
         """Send ``label``'s requests no longer to ``target``, if its route is still ``seen``.
 
-        A route with nothing else goes back to the one before. What was withdrawn is not remembered: a rollback that
-        follows must not bring it back. Returns whether anything was changed.
+        A route with nothing else goes back to the one before, if its versions are still there. What was withdrawn is
+        not remembered: a rollback that follows must not bring it back. Returns whether anything was changed.
         """
         with self._db.write() as tx:
             state = ModelState(self._db, tx, model)
@@ -154,6 +150,8 @@ class LabelStore:
             if old is None or old.route != seen:
                 return False
             last = LabelRoute.model_validate(old.history[-1]["route"]) if old.history else None
+            if last is not None and not self._leads_somewhere(tx, model, label, last):
+                last = None
             left = seen.without(target) or last
             if left is None:
                 return False
@@ -173,10 +171,12 @@ class LabelStore:
         """What requests get that name neither version nor label; None: the highest AVAILABLE version.
 
         Raises:
-            NotFound: no such model.
+            NotFound: no such model or version.
         """
         with self._db.write() as tx:
             state = ModelState(self._db, tx, model)
+            if version is not None:
+                self._behind(tx, model, DEFAULT, str(version), {})
             before = self._referenced(tx, model, state)
             old, state.default = state.default, version
             state.pending.pop(DEFAULT, None)
@@ -237,6 +237,19 @@ class LabelStore:
             select(model_labels).where(model_labels.c.model == model).order_by(model_labels.c.label)
         )
         return [label_of(row) for row in rows]
+
+    def _checked(self, tx: Connection, model: str, label: str, route: LabelRoute) -> list[int]:
+        labels = {item.name: item.route for item in self._labels(tx, model)}
+        found: list[int] = []
+        for target in route.targets:
+            found += self._behind(tx, model, label, target, labels)
+        return list(dict.fromkeys(found))
+
+    def _leads_somewhere(self, tx: Connection, model: str, label: str, route: LabelRoute) -> bool:
+        try:
+            return bool(self._checked(tx, model, label, route))
+        except (NotFound, Conflict):
+            return False
 
     def _behind(
         self, tx: Connection, model: str, label: str, target: str, labels: Mapping[str, LabelRoute]

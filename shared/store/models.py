@@ -189,6 +189,8 @@ class ModelStore:
             Conflict: a label leads to it, or it is the default.
         """
         with self._db.write() as tx:
+            # labels are written under this lock too: none comes to a version that is just going
+            tx.execute(select(models.c.name).where(models.c.name == name).with_for_update())
             record = _version(self._version_row(tx, name, version), self._labels(tx, name))
             holder = holders(tx, name).get(version)
             if holder is not None:

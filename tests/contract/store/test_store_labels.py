@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from sqlalchemy import update
 
 from shared.errors import Conflict, NotFound
 from shared.specs.traffic import LabelRoute
 from shared.store import Store, Wanted
-from shared.store.label_rows import RELEASE_SECONDS
+from shared.store.label_rows import RELEASE_SECONDS, ModelState
 from shared.store.labels import HISTORY
 from shared.store.schema import models
 from tests.contract.store.publishing import publish
@@ -165,6 +167,42 @@ def test_withdrawing_the_only_version_goes_back_to_the_one_before(three: Store) 
     alone = LabelRoute(version=3, guard={"max_error_rate": 0.1})
     three.labels.put("m", "new", alone)
     assert not three.labels.withdraw("m", "new", alone, "3", {"reason": "x"}), "there is nothing before it"
+
+
+def test_withdrawing_leads_to_no_version_that_is_gone(three: Store) -> None:
+    three.labels.put("m", "live", to(1))
+    guarded = LabelRoute(version=2, guard={"max_error_rate": 0.1})
+    three.labels.put("m", "live", guarded)
+    three.models.delete_version("m", 1)
+    assert not three.labels.withdraw("m", "live", guarded, "2", {"reason": "x"})
+    assert three.labels.get("m", "live").route == guarded
+
+
+def test_the_default_is_no_version_that_is_gone(three: Store) -> None:
+    three.models.delete_version("m", 2)
+    with pytest.raises(NotFound, match="version 2"):
+        three.labels.set_default("m", 2, why="rollback")
+    assert three.labels.traffic("m").default is None
+
+
+def test_a_version_to_which_a_label_is_just_coming_is_not_deleted(three: Store) -> None:
+    deleted: list[object] = []
+
+    def delete() -> None:
+        try:
+            deleted.append(three.models.delete_version("m", 2))
+        except Conflict as error:
+            deleted.append(error.code)
+
+    thread = threading.Thread(target=delete)
+    with three._db.write() as tx:  # half of what ``put`` does
+        state = ModelState(three._db, tx, "m")
+        thread.start()
+        thread.join(0.2)
+        three.labels._write(tx, state, "live", to(2), 2, None, back=False)
+        state.save()
+    thread.join(30)
+    assert deleted == ["version_labelled"]
 
 
 def test_a_default_holds_requests_back_until_the_next_publish(three: Store) -> None:
