@@ -109,7 +109,9 @@ class LabelStore:
         """
         with self._db.write() as tx:
             state = ModelState(self._db, tx, model)
-            versions = self._checked(tx, model, label, route)  # again: a load, and a clean-up, may lie between
+            versions = self._checked(
+                tx, model, label, route
+            )  # again: a load, and a clean-up, may lie between
             before = self._referenced(tx, model, state)
             old = next((item for item in self._labels(tx, model) if item.name == label), None)
             self._write(tx, state, label, route, versions[0] if versions else 0, old, back=back)
