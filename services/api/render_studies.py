@@ -61,7 +61,7 @@ def study(found: Standing, live: Mapping[str, Sequence[MetricPoint]]) -> dict[st
         "objectives": [objective(item) for item in found.spec.objective],
         "sampler": found.spec.sampler.name,
         "pruner": found.spec.pruner.name,
-        "trials": found.spec.trials,
+        "trials": found.total,
         "inherited": found.study.inherited,
         "counts": found.counts,
         "best": [trial(item, found.spec, live) for item in found.best],

@@ -37,6 +37,7 @@ class Standing:
     job: Job
     spec: TuneJob
     study: Study
+    total: int
     counts: dict[TrialStatus, int]
     best: list[Trial]
     running: list[Trial]
@@ -111,12 +112,14 @@ class Studies:
         }
         now_running = self._store.trials.page(job_id, status=TrialStatus.RUNNING, limit=MOST_SHOWN).items
         pace = self._store.trials.pace(job_id)
+        # of a grid that goes on, only its steps know how many combinations are left
+        total = (job.progress or {}).get("trials", {}).get("total", spec.trials)
         eta = None
         if pace is not None and not job.state.terminal:
             ended = study.complete + study.pruned + study.failed + study.cancelled
             under_way = sum(_fraction(trial) for trial in now_running)
-            eta = max(0.0, spec.trials - ended - under_way) * pace / max(1, running)
-        return Standing(job, spec, study, counts, self._best(spec, study), now_running, pace, eta)
+            eta = max(0.0, total - ended - under_way) * pace / max(1, running)
+        return Standing(job, spec, study, total, counts, self._best(spec, study), now_running, pace, eta)
 
     def live_values(self, spec: TuneJob, shown: list[Trial]) -> dict[str, list[MetricPoint]]:
         """The first objective's points of those of the trials that have not ended, by job."""

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shared.errors import InvalidInput, NotFound
+from shared.jobs import JobState
 from shared.specs import JobSpec, TrainJob, TuneJob
 from shared.specs.tune import field_of
 from shared.store import Store
+from shared.trials import Trial
 from shared.tuning.inheritance import inheritable
 
+NOTHING_LEFT = "nothing_left_to_try"
 EXAMPLES = 5
 MOST_CHECKED = 50
 
@@ -31,6 +34,7 @@ class StudyChecks:
             InvalidInput: the base job, or one that the space makes of it, could not work; with the field to mend.
         """
         inherited = self._inherited(spec)
+        count = spec.trials_after(row.params for row in inherited)
         code: dict[str, Any] = {}
         first: dict[str, Any] | None = None
         for job, parameters in _different(spec):
@@ -44,9 +48,7 @@ class StudyChecks:
         examples = spec.points[:EXAMPLES] or list(itertools.islice(spec.examples(), EXAMPLES))
         warnings = list(known.get("warnings", ()))
         if spec.max_trials is not None and len(spec.points) + len(spec.enqueue) > spec.trials:
-            warnings.append(
-                f"The grid has {len(spec.points)} combinations, of which {spec.trials} are tried."
-            )
+            warnings.append(f"The grid has {len(spec.points)} combinations, of which {count} are tried.")
         if any(item.is_final for item in spec.objective):
             warnings.append(
                 "The objective is of the test rows: they are no longer unseen when the best trial is chosen by them."
@@ -55,17 +57,17 @@ class StudyChecks:
             **known,
             "code": code,
             "trials": {
-                "count": spec.trials,
-                "inherited": inherited,
+                "count": count,
+                "inherited": len(inherited),
                 "parameters": spec.order,
                 "examples": examples,
             },
             "warnings": warnings,
         }
 
-    def _inherited(self, spec: TuneJob) -> int:
+    def _inherited(self, spec: TuneJob) -> list[Trial]:
         if spec.continue_from is None:
-            return 0
+            return []
         try:
             job = self._store.jobs.get(spec.continue_from)
             _, rows = self._store.studies.since(spec.continue_from)
@@ -78,7 +80,17 @@ class StudyChecks:
                 field="continue_from",
                 hint="Wait for its end, or cancel it.",
             )
-        return len(inheritable(spec, job.spec, rows))
+        found = inheritable(spec, job.spec, rows)
+        # one that failed, say at publishing, may come to its end without another trial
+        if job.state is JobState.SUCCEEDED and not spec.trials_after(row.params for row in found):
+            raise InvalidInput(
+                f"All combinations of the grid have been tried in the study {job.id} or before it.",
+                code=NOTHING_LEFT,
+                field="continue_from",
+                hint="Submit a tune job with continue_from and a wider space or another sampler. To publish its best "
+                "trial, submit an export job from that.",
+            )
+        return found
 
 
 def _different(spec: TuneJob) -> Iterator[tuple[TrainJob, dict[str, Any]]]:

@@ -12,8 +12,8 @@ from services.api.code_checks import CodeChecks
 from services.api.data_checks import DataChecks
 from services.api.explaining import Explaining
 from services.api.source_checks import SourceChecks
-from services.api.study_checks import StudyChecks
-from shared.errors import Conflict, NotFound, Unavailable
+from services.api.study_checks import NOTHING_LEFT, StudyChecks
+from shared.errors import Conflict, InvalidInput, NotFound, Unavailable
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobState
 from shared.logs import bound_now
@@ -112,7 +112,7 @@ class Submission:
 
         Raises:
             NotFound: no such job.
-            Conflict: it is no tune job, or has not ended.
+            Conflict: it is no tune job, has not ended, or has tried all that there is.
         """
         old = self._store.jobs.get(job_id)
         mark = fingerprint_of({"continue": job_id, "max_trials": max_trials})
@@ -131,7 +131,12 @@ class Submission:
         spec = spec.model_copy(
             update={"continue_from": old.id, "enqueue": [], "max_trials": max_trials or spec.max_trials}
         )
-        return self.submit(spec, key=key, fingerprint=mark)
+        try:
+            return self.submit(spec, key=key, fingerprint=mark)
+        except InvalidInput as error:
+            if error.code != NOTHING_LEFT:
+                raise
+            raise Conflict(error.message, code=error.code, hint=error.hint) from None
 
     def _continued(self, spec: TuneJob, study_id: str) -> TuneJob:
         """The rest of a study that did not come to its end."""

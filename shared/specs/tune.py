@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -130,16 +130,43 @@ class TuneJob(Objectives, JobFields):
 
     @functools.cached_property
     def points(self) -> list[dict[str, Any]]:
-        """All combinations of a grid; empty for other samplers."""
-        return list(spaces.grid(self.space)) if isinstance(self.sampler, GridSampler) else []
+        """The combinations of a grid that are not tried first; empty for other samplers."""
+        return self._without(spaces.grid(self.space), self.enqueue) if self.is_grid else []
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether there is an end to what can be tried."""
+        return isinstance(self.sampler, GridSampler)
 
     @property
     def trials(self) -> int:
-        """How many trials there will be, if nothing ends the study before."""
-        if isinstance(self.sampler, GridSampler):
-            every = len(self.points) + len(self.enqueue)
+        """How many trials there will be, if nothing ends the study before and it continues no other."""
+        return self.trials_after(())
+
+    def trials_after(self, tried: Iterable[Mapping[str, Any]]) -> int:
+        """How many trials there will be when trials with these parameters are known already."""
+        if self.is_grid:
+            every = len(self.enqueue) + len(self.untried(tried))
             return min(self.max_trials or every, every)
         return self.max_trials or DEFAULT_TRIALS
+
+    def untried(self, tried: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The ``points`` that are none of these."""
+        return self._without(self.points, tried)
+
+    def _without(
+        self, points: Iterable[dict[str, Any]], others: Iterable[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        known = {self._mark(params) for params in others}
+        return [point for point in points if self._mark(point) not in known] if known else list(points)
+
+    def _mark(self, params: Mapping[str, Any]) -> str:
+        """Alike for the same parameters: 0 as a dropout is 0.0."""
+        real = {
+            name for name in params if isinstance(self.space.get(name), spaces.Uniform | spaces.LogUniform)
+        }
+        plain = {name: float(value) if name in real else value for name, value in params.items()}
+        return json.dumps(plain, sort_keys=True)
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
@@ -185,7 +212,7 @@ class TuneJob(Objectives, JobFields):
 
     def _check_choices(self) -> None:
         beyond = itertools.islice(spaces.grid(self.space), spaces.MAX_GRID, None)
-        if isinstance(self.sampler, GridSampler) and next(beyond, None) is not None:
+        if self.is_grid and next(beyond, None) is not None:
             raise _located(
                 ("sampler",),
                 f"The grid has more than {spaces.MAX_GRID} combinations: give 'points' or 'step' to the numbers, "
@@ -221,7 +248,7 @@ class TuneJob(Objectives, JobFields):
                     raise _located(where, f"{json.dumps(value)} is not in its space.")
                 if not spaces.active(self.space[name], given):
                     raise _located(where, "Its 'when' does not hold for the other values.")
-            if isinstance(self.sampler, GridSampler):
+            if self.is_grid:
                 for name in self.order:
                     if name not in given and spaces.active(self.space[name], given):
                         raise _located(("enqueue", index), f"A grid draws nothing: give {name} too.")
@@ -236,7 +263,7 @@ class TuneJob(Objectives, JobFields):
         for name, parameter in self.space.items():
             for value in parameter.corners()[:CHECKED_VALUES]:
                 yield self._with(name, value), name
-        if isinstance(self.sampler, GridSampler):
+        if self.is_grid:
             for point in itertools.islice(spaces.grid(self.space), CHECKED_COMBINATIONS):
                 yield point, None
         for given in self.enqueue:

@@ -24,7 +24,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from shared.specs import TuneJob
-from shared.specs.optimiser import GridSampler, NoPruner
+from shared.specs.optimiser import NoPruner
 from shared.specs.space import Choice, Int, LogUniform, Parameter, Uniform, active, as_category
 from shared.trials import Study, Told, Trial, TrialSource, TrialStatus
 from shared.tuning import pruners, samplers
@@ -113,7 +113,7 @@ class Engine:
         for _ in range(count):
             number = len(self._ids)
             given, source = self._given(number)
-            if given is None and isinstance(self.spec.sampler, GridSampler):
+            if given is None and self.spec.is_grid:
                 break
             if given is not None:
                 self.optuna.enqueue_trial({name: self._inside(name, value) for name, value in given.items()})
@@ -155,7 +155,7 @@ class Engine:
 
     def total(self, study: Study) -> int:
         """How many trials there are to be, without inherited ones."""
-        if not isinstance(self.spec.sampler, GridSampler):
+        if not self.spec.is_grid:
             return self.spec.trials
         every = len(self.spec.enqueue) + len(self._grid())
         return min(self.spec.max_trials or every, every)
@@ -187,7 +187,7 @@ class Engine:
         begun = number - len(self._inherited)
         if begun < len(self.spec.enqueue):
             return dict(self.spec.enqueue[begun]), TrialSource.ENQUEUED
-        if isinstance(self.spec.sampler, GridSampler):
+        if self.spec.is_grid:
             points = self._grid()
             index = begun - len(self.spec.enqueue)
             return (points[index] if index < len(points) else None), TrialSource.SAMPLER
@@ -196,10 +196,7 @@ class Engine:
     def _grid(self) -> list[dict[str, Any]]:
         """The combinations that no inherited trial has tried."""
         if self._points is None:
-            tried = {json.dumps(params, sort_keys=True) for params in self._inherited}
-            self._points = [
-                point for point in self.spec.points if json.dumps(point, sort_keys=True) not in tried
-            ]
+            self._points = self.spec.untried(self._inherited)
         return self._points
 
     def _frozen(self, row: Trial) -> FrozenTrial:

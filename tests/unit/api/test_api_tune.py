@@ -85,7 +85,24 @@ def test_an_ended_study_is_continued_with_what_is_left_of_its_grid(client: TestC
     spec = answers[0].json()["spec"]
     assert (spec["continue_from"], spec["max_trials"]) == (study_id, 7)
     plan = client.post("/jobs?dry_run=true", json={**request(), "continue_from": study_id}).json()
-    assert plan["trials"]["inherited"] == 3
+    assert (plan["trials"]["inherited"], plan["trials"]["count"]) == (3, 1)
+    study = client.get(f"/jobs/{answers[0].json()['id']}/study").json()
+    assert study["trials"] == 4, "before its first step nobody has looked"
+
+
+def test_a_grid_that_has_been_tried_is_not_continued(client: TestClient, store: Store) -> None:
+    first = client.post("/jobs", json=request()).json()["id"]
+    ended(store, first, complete=4, state=JobState.SUCCEEDED)
+    answer = client.post(f"/jobs/{first}/continue")
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_left_to_try")
+    answer = client.post("/jobs", json=request(continue_from=first))
+    assert answer.status_code == 422
+    assert (answer.json()["code"], answer.json()["field"]) == ("nothing_left_to_try", "continue_from")
+    for more in ({"sampler": "random"}, {"enqueue": [{"units": "8", "dropout": 0}]}):
+        assert client.post("/jobs", json=request(continue_from=first, **more)).status_code == 202
+    second = client.post("/jobs", json=request()).json()["id"]
+    ended(store, second, complete=4, state=JobState.FAILED)
+    assert client.post(f"/jobs/{second}/retry").status_code == 202, "it comes to its end with what it has"
 
 
 def test_a_study_with_other_parameters_can_not_be_continued(client: TestClient, store: Store) -> None:

@@ -44,6 +44,16 @@ def test_the_textbooks_grid_takes_both_ends() -> None:
     assert trained.fit.optimizer.name == "sgd"
 
 
+def test_what_is_tried_first_in_a_grid_is_not_tried_again() -> None:
+    first = {"units": "256,128", "dropout": 0, "fit.optimizer": "sgd"}
+    job = tune(space=TEXTBOOK, sampler="grid", enqueue=[first])
+    assert job.trials == 8
+    assert {**first, "dropout": 0.0} not in job.points
+    assert job.trials_after(job.points[:3]) == 5
+    assert tune(space=TEXTBOOK, sampler="grid", max_trials=4).trials_after(job.points[:5]) == 3
+    assert tune(space=TEXTBOOK, sampler="tpe").trials_after(job.points) == 20
+
+
 def test_a_stored_job_reads_back_the_same() -> None:
     job = tune(
         space={**TEXTBOOK, "fit.batch_size": {"int": [16, 64], "step": 16}}, pruner="successive_halving"
