@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from services.worker.study_sessions import StudySessions
 from services.worker.trial_files import discard_model
-from shared.errors import InvalidInput, StaleClaim, Unavailable
+from shared.errors import InvalidInput, NotFound, StaleClaim, Unavailable
 from shared.home import Home
 from shared.job_queue import JobQueue
 from shared.jobs import Job, JobError, JobState
@@ -141,12 +141,15 @@ class _Step:
             self._end(JobState.FAILED, JobError("request_invalid", f"The job can't be read: {error}"))
             return None
         if job.state is JobState.QUEUED:
+            stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(job.created_at))
+            self.store.studies.begin(self.turn, f"{job.model or 'studies'}/{stamp}-{job.id}")
+            job = self.store.jobs.get(job.id)
+        if engine.spec.continue_from is not None:
             try:
-                self._begin(job, engine.spec)
-            except InvalidInput as error:
+                self._inherit(job, engine.spec, engine.spec.continue_from)
+            except (InvalidInput, NotFound) as error:
                 self._end(JobState.FAILED, JobError(error.code, error.message, error.hint))
                 return None
-            job = self.store.jobs.get(job.id)
         with engine.lock:
             return self._advance(job, engine)
 
@@ -162,17 +165,18 @@ class _Step:
         for run_dir in self._discard:
             discard_model(self.parts.home.runs / run_dir)
 
-    def _begin(self, job: Job, spec: TuneJob) -> None:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(job.created_at))
-        self.store.studies.begin(self.turn, f"{job.model or 'studies'}/{stamp}-{job.id}")
-        if spec.continue_from is not None:
-            before = self.store.jobs.get(spec.continue_from)
-            study, rows = self.store.studies.since(before.id)
-            kept = inheritable(spec, before.spec, rows)
-            self.store.studies.inherit(
-                self.turn, kept, best=_best_of(spec, kept), attrs=remembered(spec, before.spec, study)
-            )
-            self.parts.sessions.inherited(self.store.jobs.get(job.id), spec, kept)
+    def _inherit(self, job: Job, spec: TuneJob, earlier: str) -> None:
+        """Before the first trial; the step that began the study may not have come to it."""
+        now = self.store.studies.get(job.id)
+        if now.asked or now.inherited:
+            return
+        before = self.store.jobs.get(earlier)
+        study, rows = self.store.studies.since(earlier)
+        kept = inheritable(spec, before.spec, rows)
+        self.parts.sessions.inherited(job, spec, kept)
+        self.store.studies.inherit(
+            self.turn, kept, best=_best_of(spec, kept), attrs=remembered(spec, before.spec, study)
+        )
 
     def _advance(self, job: Job, engine: Engine) -> float | None:
         study = self.parts.engines.sync(engine)

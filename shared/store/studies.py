@@ -526,9 +526,9 @@ def _study(tx: Connection, study_id: str) -> Study:
 
 
 def with_jobs() -> Any:
-    """Trials, each with the facts of its job that ``trial_from`` reads."""
+    """Trials, each with the facts of its job that ``trial_from`` reads; an inherited one's may have been removed."""
     more = ("state", "started_at", "finished_at", "run_dir", "worker_id", "metrics", "progress", "error")
-    return select(trials, *(jobs.c[name].label(f"job_{name}") for name in more)).join(
+    return select(trials, *(jobs.c[name].label(f"job_{name}") for name in more)).outerjoin(
         jobs, jobs.c.id == trials.c.job_id
     )
 
@@ -558,7 +558,7 @@ def trial_from(row: Row[Any]) -> Trial:
         finished_at=data["job_finished_at"],
         run_dir=data["job_run_dir"],
         worker_id=data["job_worker_id"],
-        metrics=data["job_metrics"],
+        metrics=data["job_metrics"] or {},
         progress=data["job_progress"],
         error=data["job_error"],
     )

@@ -174,6 +174,22 @@ def test_trials_of_another_study_are_taken_over_once(store: Store) -> None:
     assert trial.study_id == old.study_id, "it stays its own study's"
 
 
+def test_an_inherited_trial_outlives_its_job(store: Store) -> None:
+    old = begun(store)
+    [job_id] = store.studies.record(old, wanted=[new(0)])
+    end(store, job_id, 0.5)
+    store.studies.record(old, told=[Told(0, TrialStatus.COMPLETE, [0.5])], best=0)
+    store.studies.finish(old, JobState.SUCCEEDED)
+    turn = begun(store)
+    store.studies.inherit(turn, store.studies.since(old.study_id)[1], best=0, attrs={})
+    store.studies.record(turn, wanted=[new(1)])
+    assert store.ended_jobs.forget(old.study_id)
+    assert [trial.number for trial in store.studies.since(turn.study_id)[1]] == [0, 1]
+    page = store.trials.page(turn.study_id, order="value").items
+    assert [(trial.number, trial.values, trial.metrics) for trial in page] == [(0, [0.5], {}), (1, None, {})]
+    assert [trial.number for trial, _ in store.studies.open(turn.study_id)] == [1]
+
+
 def test_the_best_trial_is_published_by_one_job(store: Store) -> None:
     turn = begun(store)
     export = ExportJob.model_validate(

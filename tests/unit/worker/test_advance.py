@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from services.worker.advance import Advancer
 from services.worker.study_sessions import StudySessions
@@ -17,6 +17,7 @@ from shared.home import Home
 from shared.jobs import Job, JobError, JobState
 from shared.specs import parse_job
 from shared.store import Store
+from shared.store.schema import studies
 from shared.trials import TrialStatus
 from shared.tuning.engines import Engines
 from tests.builders import migrated, train_request
@@ -90,6 +91,12 @@ def ended(store: Store, advancer: Advancer, study_id: str) -> Job:
             return job
         threading.Event().wait(0.05)
     raise AssertionError(job)
+
+
+def turn_over(store: Store, study_id: str) -> None:
+    """As if the lease of whoever has the turn had ended."""
+    with store._db.write() as tx:
+        tx.execute(update(studies).where(studies.c.job_id == study_id).values(turn_until=0.0))
 
 
 def test_as_many_trials_as_asked_for_run_at_once(store: Store, advancer: Advancer) -> None:
@@ -183,7 +190,9 @@ def test_a_study_out_of_time_ends_with_what_it_has(store: Store, advancer: Advan
     assert store.studies.get(study_id).wake_at is not None, "nobody need wake it"
     job = ended(store, advancer, study_id)
     assert job.state is JobState.SUCCEEDED
-    assert [trial.status for trial in store.trials.page(study_id).items] == ["complete", "cancelled"]
+    statuses = [trial.status for trial in store.trials.page(study_id).items]
+    assert statuses.count(TrialStatus.COMPLETE) == 1
+    assert statuses.count(TrialStatus.CANCELLED) == len(statuses) - 1 > 0
 
 
 def test_a_study_past_its_deadline_fails(store: Store, advancer: Advancer) -> None:
@@ -226,3 +235,30 @@ def test_parameters_that_make_no_job_together_are_a_failed_trial(store: Store, a
         assert (trial.status is TrialStatus.COMPLETE) == apart
     assert {(trial.error or {})["code"] for trial in failed} == {"parameters_invalid"}
     assert "ReduceLROnPlateau sets the learning rate" in (failed[0].error or {})["message"]
+
+
+def test_a_worker_killed_before_a_study_has_its_inheritance_leaves_it_to_another(
+    store: Store, advancer: Advancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"space": {"dropout": {"choice": [0.1, 0.2, 0.3]}}, "sampler": "grid"}
+    first = submit(store, **grid, max_trials=2)
+    advancer.advance(first)
+    while end_one(store):
+        advancer.advance(first)
+    second = submit(store, **grid, continue_from=first)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.studies, "inherit", killed)
+        with pytest.raises(SystemExit):
+            advancer.advance(second)
+    assert store.jobs.get(second).state is JobState.RUNNING
+    turn_over(store, second)
+    other = _advancer(store, tmp_path)
+    other.advance(second)
+    found = store.studies.get(second)
+    assert (found.inherited, found.asked) == (2, 1)
+    assert [trial.params["dropout"] for trial in store.trials.page(second).items] == [0.1, 0.2, 0.3]
+    assert (store.jobs.get(second).progress or {})["trials"]["total"] == 1
