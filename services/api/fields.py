@@ -9,6 +9,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from shared.keys import RATE_PATTERN
 from shared.names import NAME_PATTERN
 from shared.specs.dataset import TFDS_PATTERN
 from shared.specs.devices import PHYSICAL_DEVICE_PATTERN
@@ -20,6 +21,7 @@ _NAMED = re.compile(r"[a-z_]+(\.[a-z_]+)+(?= )")
 _ADDED = "params"  # never a tag: put in where a name alone was given
 _FORMS = {
     NAME_PATTERN: "Use 1 to 63 letters, digits, '-' or '_', beginning with a letter or digit.",
+    RATE_PATTERN: "Say it as '600/minute': a number, '/', and second, minute, hour or day.",
     PHYSICAL_DEVICE_PATTERN: "Name physical devices as GET /workers does: 'CPU:0' or 'GPU:0', 'GPU:1', ...",
     TFDS_PATTERN: "Name it as tensorflow_datasets does: 'mnist', 'cifar10:3.0.2' or 'emnist/letters'.",
     DEVICE_PATTERN: "Name a device as 'GPU:0' or 'CPU:1', or as TensorFlow does: '/device:GPU:0'.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from shared.keys import RATE_PATTERN, Role
 from shared.names import NAME_PATTERN
@@ -107,12 +107,23 @@ class KeyRequest(BaseModel):
         description="Whose it is, or what for.",
     )
     project: str | None = Field(
-        None, pattern=NAME_PATTERN, description="The only project whose jobs it may submit and change."
+        None,
+        pattern=NAME_PATTERN,
+        description="The only project whose jobs it may submit and change. Not with the role admin.",
     )
     expires_in_seconds: int | None = Field(
         None, ge=1, le=10 * 366 * 86_400, strict=True, description="Left out: it does not expire."
     )
     limits: KeyLimits = Field(default_factory=KeyLimits)
+
+    @field_validator("project")
+    @classmethod
+    def _not_an_admins(cls, project: str | None, info: ValidationInfo) -> str | None:
+        if project is not None and info.data.get("role") is Role.ADMIN:
+            raise ValueError(
+                "an admin is not held to one project, since it can make other keys; use the role developer"
+            )
+        return project
 
 
 class SessionRequest(BaseModel):

@@ -10,11 +10,14 @@ import json
 import sys
 from typing import Any
 
+from pydantic import ValidationError
+
 from services.api.access.opening import check_address
+from services.api.fields import BodyInvalid, offending_fields
 from services.api.render import dumps
 from services.api.render import key as rendered
 from services.api.requests import KeyRequest
-from shared.errors import ModelyardError
+from shared.errors import InvalidInput, ModelyardError
 from shared.keys import new_key
 from shared.settings import Settings
 from shared.store import Store, migrate
@@ -44,7 +47,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> Any:
     store = Store(settings.store_url)
     try:
         if options.command == "create":
-            wanted = KeyRequest.model_validate_json(sys.stdin.read())
+            wanted = _wanted(json.loads(sys.stdin.read()))
             new = new_key()
             made = store.keys.add(
                 new,
@@ -65,6 +68,14 @@ def _run(options: argparse.Namespace, settings: Settings) -> Any:
         return {"items": [rendered(item) for item in page.items], "has_more": page.has_more}
     finally:
         store.close()
+
+
+def _wanted(data: Any) -> KeyRequest:
+    try:
+        return KeyRequest.model_validate(data)
+    except ValidationError as error:
+        first = offending_fields(BodyInvalid(error, data))[0]
+        raise InvalidInput(f"{first['field']}: {first['message']}", field=first["field"]) from None
 
 
 if __name__ == "__main__":

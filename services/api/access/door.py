@@ -101,8 +101,8 @@ class Door:
         tried = False
         if request.given is not None:
             tried = True
-            await access.throttle.check_failures(request.address)
-            principal = await access.callers.find(request.given)
+            async with access.throttle.looking_up(request.address):
+                principal = await access.callers.find(request.given)
         elif request.cookie and (token := session_token(request.cookie)):
             request.secret = token
             principal = await access.callers.find(token, session=True)

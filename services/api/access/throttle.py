@@ -6,9 +6,12 @@ is taken and not used by the end of a lot's short life is lost: with N processes
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -29,7 +32,7 @@ LOTS = 200  # in a limit
 LOT_SHARE = 0.05  # of the limit's window: a lot's life
 REDIS_SECONDS = 0.25
 AWAY_SECONDS = 5.0  # Redis did not answer: not asked again for so long
-# Of one address with keys that are no good. Guessing is hopeless anyway; this bounds the work and the log lines.
+# Of one address with keys that are no good. Guessing is hopeless anyway; this bounds the log lines.
 FAILURES = parse("60/minute")
 
 
@@ -78,6 +81,7 @@ class Throttle:
                 connection_pool=self._pool,  # type: ignore[arg-type]
             )
             self._shared = SlidingWindowCounterRateLimiter(storage)
+        self._one_by_one = asyncio.Lock()
         self._away_until = 0.0
         self._lots: dict[tuple[str, Kind], _Lot] = {}
         self._items: dict[str, RateLimitItem] = {}
@@ -114,19 +118,31 @@ class Throttle:
             return None
         return _spend(item, lot)
 
-    async def check_failures(self, address: str) -> None:
-        """May this address try another key?
-
-        Raises:
-            RateLimited: too many were no good.
+    @asynccontextmanager
+    async def looking_up(self, address: str) -> AsyncIterator[None]:
+        """Around the look-up of a key that is not known yet. Of addresses with too many wrong ones lately, one is
+        looked up at a time: a good key is let in from there too, and guessing holds up nobody else.
         """
-        if not await self._memory.test(FAILURES, "failures", address):
-            stats = await self._memory.get_window_stats(FAILURES, "failures", address)
-            raise _too_many(FAILURES, stats.reset_time, "Too many wrong keys came from this address.")
+        if await self._memory.test(FAILURES, "failures", address):
+            yield
+        else:
+            async with self._one_by_one:
+                yield
 
     async def failed(self, address: str) -> None:
-        """A key from this address was no good."""
-        await self._memory.hit(FAILURES, "failures", address)
+        """A key from this address was no good.
+
+        Raises:
+            RateLimited: as were too many others.
+        """
+        if not await self._memory.hit(FAILURES, "failures", address):
+            stats = await self._memory.get_window_stats(FAILURES, "failures", address)
+            raise _too_many(
+                FAILURES,
+                stats.reset_time,
+                "This key is not good, as were many others that came from this address.",
+                hint="Look for the program that goes on sending an old one; a good key is let in all the same.",
+            )
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -171,14 +187,20 @@ def _spend(item: RateLimitItem, lot: _Lot) -> Allowance:
     )
 
 
-def _too_many(item: RateLimitItem, reset: float, message: str) -> RateLimited:
+def _too_many(
+    item: RateLimitItem,
+    reset: float,
+    message: str,
+    *,
+    hint: str = "An admin can raise the limit of a key or of its role.",
+) -> RateLimited:
     wait = max(1, math.ceil(reset - time.time()))
     told = Allowance(item.amount, 0, wait).headers()
     headers = {"Retry-After": str(wait), **{name.decode(): value.decode() for name, value in told}}
     return RateLimited(
         message,
         headers=headers,
-        hint=f"Try again in {wait} s. An admin can raise the limit of a key or of its role.",
+        hint=f"Try again in {wait} s. {hint}",
     )
 
 

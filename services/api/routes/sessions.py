@@ -98,6 +98,7 @@ async def open_session(request: Request, resources: ResourcesDep) -> Response:
         if not by_form:
             raise
         return RedirectResponse(f"/login?failed=true&next={quote(target)}", 303)
+    request.scope["state"]["principal"] = principal  # the audit log is to say who came in
     token = secrets.token_urlsafe(32)
     seconds = resources.access.session_seconds
     await to_thread.run_sync(
@@ -157,8 +158,8 @@ async def _ended(request: Request, resources: Resources, answer: Response) -> Re
 
 async def _caller(resources: Resources, request: Request, key: str) -> Principal:
     address = request.client.host if request.client else "unknown"
-    await resources.access.throttle.check_failures(address)
-    principal = await resources.access.callers.find(key)
+    async with resources.access.throttle.looking_up(address):
+        principal = await resources.access.callers.find(key)
     if principal is None or principal.key_id is None:
         await resources.access.throttle.failed(address)
         raise Unauthenticated(

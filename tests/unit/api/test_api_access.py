@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -14,6 +15,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
+from services.api.access import __main__ as access
 from services.api.access import callers
 from services.api.access.rules import PUBLIC, READ, TABLE, Rule, Rules
 from services.api.app import create_app
@@ -220,6 +222,7 @@ def test_a_key_is_shown_once_and_stored_hashed(
         ({"role": "root"}, "role"),
         ({"role": "viewer", "name": "a\nb"}, "name"),
         ({"role": "viewer", "project": "../x"}, "project"),
+        ({"role": "admin", "project": "vision"}, "project"),
         ({"role": "viewer", "expires_in_seconds": 0}, "expires_in_seconds"),
         ({"role": "viewer", "limits": {"requests": "many"}}, "limits.requests"),
         ({"role": "viewer", "secret": "x"}, "secret"),
@@ -231,6 +234,18 @@ def test_a_key_that_can_not_be_made_is_refused_with_the_field(
     with client_of(settings) as client:
         answer = client.post("/keys", json=body, headers=admin)
         assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+def test_a_key_made_on_the_spot_is_refused_with_the_field_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELYARD_HOME", str(settings.home))
+    body = {"role": "admin", "limits": {"requests": "many"}}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(body)))
+    assert access.main(["create"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["field"] == "limits.requests"
+    assert "600/minute" in error["message"]
 
 
 def test_a_revoked_key_is_refused_at_once_here_and_soon_elsewhere(
@@ -554,9 +569,10 @@ def test_wrong_keys_of_one_address_are_stopped(settings: Settings, keys: dict[Ro
         assert client.get("/session", headers=_bearer(keys[Role.VIEWER])).status_code == 200
         codes = [client.get("/jobs", headers=_bearer(new_key().text)).status_code for _ in range(62)]
         assert codes == [401] * 60 + [429] * 2
-        assert client.get("/session", headers=_bearer(keys[Role.VIEWER])).status_code == 200, (
-            "it was good before"
-        )
+        for good in (keys[Role.VIEWER], keys[Role.ADMIN]):  # used a moment ago, and not yet
+            assert client.get("/session", headers=_bearer(good)).status_code == 200
+        assert client.post("/session", json={"key": new_key().text}).status_code == 429
+        assert client.post("/session", json={"key": keys[Role.VIEWER]}).status_code == 200
 
 
 def test_a_body_has_its_keys_and_its_roles_limit(
@@ -625,6 +641,18 @@ def test_changes_and_refusals_are_written_down(
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["status"] for line in lines] == [201, 422, 403, 401]
     assert lines[3]["who"] == "nobody"
+
+
+def test_who_logs_in_is_written_down(
+    settings: Settings, keys: dict[Role, str], admin: dict[str, str]
+) -> None:
+    with client_of(settings) as client:
+        client.post("/session", json={"key": new_key().text})
+        client.post("/session", json={"key": keys[Role.VIEWER]})
+        client.delete("/session")
+        found = _audit(client, admin, 2)
+        told = [(item["who"], item["method"], item["status"]) for item in found]
+        assert told == [("the viewer", "DELETE", 204), ("the viewer", "POST", 200)]
 
 
 def test_a_line_of_the_log_is_one_line(
