@@ -1,7 +1,7 @@
 """What the rules of a ``RetentionPolicy`` allow to go, and its removal, file after file.
 
-A run folder is shared by no two jobs, but a job that goes on from another one reads the other's: what jobs that are
-not over need is asked for again before each removal of a job's files.
+A run folder is shared by no two jobs, but a job that goes on from another one reads the other's: what jobs need that
+have come meanwhile is asked for again before each removal.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shared import checkpoint_files
 from shared.errors import Conflict, NotFound
 from shared.home import Home
 from shared.model_repo import ModelRepo, tree_size
+from shared.names import new_id
 from shared.serving_config import ServingConfig
 from shared.specs.retention import RetentionPolicy, VersionRule
 from shared.store import Store, Version
@@ -28,6 +29,8 @@ from shared.store.ended_jobs import EndedJob, InUse
 DAY = 86_400.0
 _PAGE = 200
 _NAMED = 1000
+# A job is stored a while after its id was made, and on another host's clock.
+LATE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,6 @@ class CleanUp:
     def __init__(self, store: Store, home: Home, config: ServingConfig) -> None:
         self._store = store
         self._home = home
-        self._repo = ModelRepo(home.models)
         self._config = config
 
     def run(self, policy: RetentionPolicy, *, dry: bool) -> Removed:
@@ -74,16 +76,8 @@ class CleanUp:
             Conflict: another clean-up is under way.
             Unavailable: the store does not answer; what was removed until then stays removed.
         """
-        removed = Removed()
         with self._alone():
-            if policy.versions is not None:
-                self._versions(policy.versions, removed, dry)
-            in_use = self._store.ended_jobs.in_use()
-            if policy.jobs is not None:
-                self._jobs(policy.jobs.older_than_days * DAY, in_use, removed, dry)
-            if policy.checkpoints is not None or policy.event_files is not None:
-                self._files(policy, in_use, removed, dry)
-        return removed
+            return _Run(self._store, self._home, self._config, policy, dry).run()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -101,25 +95,73 @@ class CleanUp:
         finally:
             os.close(descriptor)
 
-    def _versions(self, rule: VersionRule, removed: Removed, dry: bool) -> None:
-        needed = self._store.ended_jobs.in_use().versions
+
+class _Needed:
+    """What jobs that are not over need."""
+
+    def __init__(self, store: Store) -> None:
+        self._ended_jobs = store.ended_jobs
+        self._looked = time.time()
+        self._in_use = store.ended_jobs.in_use()
+
+    def now(self) -> InUse:
+        """With what has come since the last look."""
+        looked = time.time()
+        bound = new_id("job", now=self._looked - LATE_SECONDS)
+        self._in_use |= self._ended_jobs.in_use(after=bound)
+        self._looked = looked
+        return self._in_use
+
+
+class _Run:
+    """One clean-up. ``dry``: what would go is taken to be gone, so that the same is said as would be done."""
+
+    def __init__(
+        self, store: Store, home: Home, config: ServingConfig, policy: RetentionPolicy, dry: bool
+    ) -> None:
+        self._store = store
+        self._home = home
+        self._repo = ModelRepo(home.models)
+        self._config = config
+        self._policy = policy
+        self._dry = dry
+        self._needed = _Needed(store)
+        self._removed = Removed()
+        self._gone_versions: set[tuple[str, int]] = set()
+        self._gone_jobs: set[str] = set()
+
+    def run(self) -> Removed:
+        policy = self._policy
+        if policy.versions is not None:
+            self._versions(policy.versions)
+        if policy.jobs is not None:
+            self._jobs(policy.jobs.older_than_days * DAY)
+        if policy.checkpoints is not None or policy.event_files is not None:
+            self._files(policy)
+        return self._removed
+
+    def _versions(self, rule: VersionRule) -> None:
         before = time.time() - rule.older_than_days * DAY
         for model in self._model_names():
             held = self._store.models.held(model)
             gone: list[int] = []
             for place, version in enumerate(self._all_versions(model)):
                 number = version.version
-                stays = place < rule.keep or number in held or (model, number) in needed
-                if stays or version.created_at > before or not (dry or self._forget(model, number)):
+                if place < rule.keep or number in held or version.created_at > before:
+                    continue
+                if (model, number) in self._needed.now().versions or not self._forget(model, number):
                     continue
                 gone.append(number)
-                removed.add(Going("version", f"{model}/{number}", version.size_bytes))
-            if gone and not dry:
+                self._removed.add(Going("version", f"{model}/{number}", version.size_bytes))
+            self._gone_versions |= {(model, number) for number in gone}
+            if gone and not self._dry:
                 self._config.write()  # a model server lets go of them first
                 for number in gone:
                     self._repo.remove(model, number)
 
     def _forget(self, model: str, number: int) -> bool:
+        if self._dry:
+            return True
         try:
             self._store.models.delete_version(model, number)
         except (Conflict, NotFound):
@@ -144,46 +186,49 @@ class CleanUp:
                 return
             after = page.items[-1].version
 
-    def _jobs(self, seconds: float, in_use: InUse, removed: Removed, dry: bool) -> None:
-        for job in self._store.ended_jobs.older_than(seconds, top=True):
-            if job.published or self._is_needed(job, in_use):
+    def _jobs(self, seconds: float) -> None:
+        ended = self._store.ended_jobs
+        for job in ended.older_than(seconds, top=True):
+            in_use = self._needed.now()
+            if self._dry:
+                going = ended.family(job.id, in_use, without=self._gone_versions)
+            else:
+                going = ended.forget(job.id, in_use)
+            if going is None:
                 continue
-            folders = [job.run_dir] if job.run_dir else []
-            if not dry:
-                folders = self._store.ended_jobs.forget(job.id)
-                if not folders and job.run_dir:
-                    continue
-            size = sum(self._size(folder) for folder in folders)
-            removed.add(Going("job", job.id, size))
-            for folder in folders if not dry else ():
+            self._gone_jobs |= going.keys()
+            folders = [folder for folder in going.values() if folder]
+            self._removed.add(Going("job", job.id, sum(self._size(folder) for folder in folders)))
+            for folder in folders if not self._dry else ():
                 shutil.rmtree(self._home.runs / folder, ignore_errors=True)
 
-    def _files(self, policy: RetentionPolicy, in_use: InUse, removed: Removed, dry: bool) -> None:
+    def _files(self, policy: RetentionPolicy) -> None:
         ages = [rule.older_than_days for rule in (policy.checkpoints, policy.event_files) if rule is not None]
         for job in self._store.ended_jobs.older_than(min(ages) * DAY):
-            if job.run_dir is None or self._is_needed(job, in_use):
+            if job.run_dir is None or job.id in self._gone_jobs or self._is_needed(job):
                 continue
             folder = self._home.runs / job.run_dir
             age = time.time() - job.finished_at
             if policy.checkpoints is not None and age > policy.checkpoints.older_than_days * DAY:
                 for arrays in _checkpoints(folder, policy.checkpoints.keep):
                     # notes first, since arrays without notes are no checkpoint
-                    self._unlink("checkpoint", arrays, [arrays.with_suffix(".json"), arrays], removed, dry)
+                    self._unlink("checkpoint", arrays, [arrays.with_suffix(".json"), arrays])
             if policy.event_files is not None and age > policy.event_files.older_than_days * DAY:
                 for path in sorted(folder.rglob("events.out.tfevents.*")):
-                    self._unlink("event_file", path, [path], removed, dry)
+                    self._unlink("event_file", path, [path])
 
-    def _unlink(self, kind: str, named: Path, paths: list[Path], removed: Removed, dry: bool) -> None:
+    def _unlink(self, kind: str, named: Path, paths: list[Path]) -> None:
         size = 0
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 size += path.stat().st_size
-                if not dry:
+                if not self._dry:
                     path.unlink()
-        removed.add(Going(kind, named.relative_to(self._home.runs).as_posix(), size))
+        self._removed.add(Going(kind, named.relative_to(self._home.runs).as_posix(), size))
 
-    def _is_needed(self, job: EndedJob, in_use: InUse) -> bool:
-        return job.id in in_use.job_ids or job.run_dir in in_use.run_dirs
+    def _is_needed(self, job: EndedJob) -> bool:
+        in_use = self._needed.now()
+        return job.id in in_use.job_ids or job.parent_id in in_use.job_ids or job.run_dir in in_use.run_dirs
 
     def _size(self, folder: str) -> int:
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, func, not_, or_, select
+from sqlalchemy import Connection, delete, not_, or_, select
 
 from shared.jobs import JobState
 from shared.store.database import Database
@@ -20,12 +20,10 @@ _JOB_ID = re.compile(r"job_[0-9a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class EndedJob:
-    """``published``: one of its versions is still there."""
-
     id: str
+    parent_id: str | None
     run_dir: str | None
     finished_at: float
-    published: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,11 @@ class InUse:
     run_dirs: frozenset[str]
     job_ids: frozenset[str]
     versions: frozenset[tuple[str, int]]
+
+    def __or__(self, other: InUse) -> InUse:
+        return InUse(
+            self.run_dirs | other.run_dirs, self.job_ids | other.job_ids, self.versions | other.versions
+        )
 
 
 class EndedJobs:
@@ -46,14 +49,9 @@ class EndedJobs:
     def older_than(self, seconds: float, *, top: bool = False) -> Iterator[EndedJob]:
         """Jobs that ended longer ago, oldest first, read page by page. ``top``: without trials of studies."""
         after = ""
-        has_version = (
-            select(model_versions.c.job_id)
-            .where(model_versions.c.job_id == jobs.c.id, model_versions.c.deleted_at.is_(None))
-            .exists()
-        )
         while True:
             query = (
-                select(jobs.c.id, jobs.c.run_dir, jobs.c.finished_at, has_version.label("published"))
+                select(jobs.c.id, jobs.c.parent_id, jobs.c.run_dir, jobs.c.finished_at)
                 .where(
                     jobs.c.id > after, jobs.c.state.in_(_ENDED), jobs.c.finished_at < self._db.now() - seconds
                 )
@@ -65,20 +63,20 @@ class EndedJobs:
             with self._db.read() as tx:
                 rows = tx.execute(query).all()
             for row in rows:
-                yield EndedJob(row.id, row.run_dir, row.finished_at, bool(row.published))
+                yield EndedJob(row.id, row.parent_id, row.run_dir, row.finished_at)
             if len(rows) < _PAGE:
                 return
             after = rows[-1].id
 
-    def in_use(self) -> InUse:
-        """What the queued and running jobs have, go on from, and begin with."""
+    def in_use(self, *, after: str = "") -> InUse:
+        """What the queued and running jobs have, go on from, and begin with; ``after``: those with a higher id only."""
         run_dirs: set[str] = set()
         job_ids: set[str] = set()
         versions: set[tuple[str, int]] = set()
         with self._db.read() as tx:
             query = select(
                 jobs.c.id, jobs.c.run_dir, jobs.c.resume_from, jobs.c.parent_id, jobs.c.spec
-            ).where(jobs.c.state.not_in(_ENDED))
+            ).where(jobs.c.state.not_in(_ENDED), jobs.c.id > after)
             rows = tx.execute(query).all()
         for row in rows:
             run_dirs |= {folder for folder in (row.run_dir, row.resume_from) if folder}
@@ -90,25 +88,47 @@ class EndedJobs:
                     versions.add((str(value.get("model")), value["version"]))
         return InUse(frozenset(run_dirs), frozenset(job_ids), frozenset(versions))
 
-    def forget(self, job_id: str) -> list[str]:
-        """Delete an ended job's rows, and those of its trials; the run folders that are nobody's now.
+    def family(
+        self, job_id: str, in_use: InUse, *, without: Collection[tuple[str, int]] = ()
+    ) -> dict[str, str | None] | None:
+        """What would go with an ended job, as ids and run folders: itself, and the trials of a study.
 
-        Empty if it is not there, has not ended, or has a version or an unfinished part by now.
+        None if it has to stay: it is not there, has not ended, has a version, or is needed; what is true of a trial
+        holds for its study. ``without``: versions that are taken to be gone.
         """
+        with self._db.read() as tx:
+            return _family(tx, job_id, in_use, without)
+
+    def forget(self, job_id: str, in_use: InUse) -> dict[str, str | None] | None:
+        """Delete the rows of a ``family``, which is the answer; its run folders are nobody's now."""
         with self._db.write() as tx:
-            family = or_(jobs.c.id == job_id, jobs.c.parent_id == job_id)
-            rows = tx.execute(select(jobs.c.id, jobs.c.run_dir, jobs.c.state).where(family)).all()
-            ids = [row.id for row in rows]
-            held = tx.execute(
-                select(func.count())
-                .select_from(model_versions)
-                .where(and_(model_versions.c.job_id.in_(ids), model_versions.c.deleted_at.is_(None)))
-            ).scalar_one()
-            if job_id not in ids or held or any(row.state not in _ENDED for row in rows):
-                return []
-            tx.execute(delete(jobs).where(family, not_(jobs.c.id == job_id)))
-            tx.execute(delete(jobs).where(jobs.c.id == job_id))
-        return [row.run_dir for row in rows if row.run_dir]
+            going = _family(tx, job_id, in_use, ())
+            if going is not None:
+                family = or_(jobs.c.id == job_id, jobs.c.parent_id == job_id)
+                tx.execute(delete(jobs).where(family, not_(jobs.c.id == job_id)))
+                tx.execute(delete(jobs).where(jobs.c.id == job_id))
+        return going
+
+
+def _family(
+    tx: Connection, job_id: str, in_use: InUse, without: Collection[tuple[str, int]]
+) -> dict[str, str | None] | None:
+    family = or_(jobs.c.id == job_id, jobs.c.parent_id == job_id)
+    rows = tx.execute(select(jobs.c.id, jobs.c.run_dir, jobs.c.state).where(family)).all()
+    found: dict[str, str | None] = {row.id: row.run_dir for row in rows}
+    published = tx.execute(
+        select(model_versions.c.model, model_versions.c.version)
+        .join(jobs, jobs.c.id == model_versions.c.job_id)
+        .where(family, model_versions.c.deleted_at.is_(None))
+    )
+    if (
+        job_id not in found
+        or any(row.state not in _ENDED for row in rows)
+        or any((row.model, row.version) not in without for row in published)
+        or any(one in in_use.job_ids or folder in in_use.run_dirs for one, folder in found.items())
+    ):
+        return None
+    return found
 
 
 def _walk(value: Any) -> Iterator[Any]:

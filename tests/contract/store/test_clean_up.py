@@ -178,6 +178,73 @@ def test_the_job_of_a_version_stays(store: Store, home: Home, clean_up: CleanUp)
     assert store.jobs.get(job_id).id == job_id
 
 
+def study_of(store: Store, home: Home, trials: int) -> tuple[str, list[str]]:
+    """An ended study with so many trials, each with files."""
+    ids = [ended(store, home) for _ in range(trials + 1)]
+    with store._db.write() as tx:  # a real one takes an optimiser
+        tx.execute(update(jobs).where(jobs.c.id.in_(ids[1:])).values(parent_id=ids[0]))
+    return ids[0], ids[1:]
+
+
+def test_what_is_told_is_what_is_done_whatever_one_rule_does_to_another(
+    store: Store, home: Home, clean_up: CleanUp
+) -> None:
+    study_of(store, home, 2)
+    for _ in range(3):
+        publish(store, "m")
+    with store._db.write() as tx:
+        query = jobs.select().where(jobs.c.model == "m", jobs.c.run_dir.is_(None))
+        makers = [row.id for row in tx.execute(query)]
+        tx.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(makers))
+            .values(finished_at=jobs.c.created_at - OLD, state="succeeded")
+        )
+    rules = policy(
+        versions={"keep": 1},
+        jobs={"older_than_days": 30},
+        checkpoints={"older_than_days": 0, "keep": 0},
+        event_files={"older_than_days": 0},
+    )
+    ended(store, home, age=DAY)
+    told = clean_up.run(rules, dry=True)
+    assert told.counts == {"version": 2, "job": 3, "checkpoint": 2, "event_file": 2}
+    assert clean_up.run(rules, dry=False) == told
+
+
+def test_a_study_stays_while_one_of_its_trials_is_needed(store: Store, home: Home, clean_up: CleanUp) -> None:
+    study, trials = study_of(store, home, 2)
+    store.jobs.create(parse_job({**SPEC, "model": {"from_job": {"job": trials[1]}}}))
+    assert clean_up.run(policy(jobs={"older_than_days": 1}), dry=False).counts == {}
+    assert store.jobs.get(trials[1]).parent_id == study
+
+
+def test_trials_of_a_study_that_goes_on_are_not_touched(store: Store, home: Home, clean_up: CleanUp) -> None:
+    study, trials = study_of(store, home, 1)
+    with store._db.write() as tx:
+        tx.execute(update(jobs).where(jobs.c.id == study).values(state="running", finished_at=None))
+    rules = policy(checkpoints={"older_than_days": 0, "keep": 0}, event_files={"older_than_days": 0})
+    assert clean_up.run(rules, dry=False).counts == {}
+    assert epochs(home.runs / "m" / trials[0]) == [3, 2, 1]
+
+
+def test_what_comes_while_it_runs_is_needed_too(
+    store: Store, home: Home, clean_up: CleanUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ended(store, home)
+    find = store.ended_jobs.older_than
+
+    def late(*args: Any, **more: Any) -> Any:
+        found = list(find(*args, **more))
+        store.jobs.create(parse_job(SPEC), resume_from=f"m/{source}")
+        return found
+
+    monkeypatch.setattr(store.ended_jobs, "older_than", late)
+    rules = policy(checkpoints={"older_than_days": 0, "keep": 0}, jobs={"older_than_days": 0})
+    assert clean_up.run(rules, dry=False).counts == {}
+    assert epochs(home.runs / "m" / source) == [3, 2, 1]
+
+
 def test_more_things_than_are_named(store: Store, home: Home, clean_up: CleanUp) -> None:
     folder = home.runs / "m" / ended(store, home)
     for number in range(1100):

@@ -183,7 +183,7 @@ def test_an_inherited_trial_outlives_its_job(store: Store) -> None:
     turn = begun(store)
     store.studies.inherit(turn, store.studies.since(old.study_id)[1], best=0, attrs={})
     store.studies.record(turn, wanted=[new(1)])
-    assert store.ended_jobs.forget(old.study_id)
+    assert store.ended_jobs.forget(old.study_id, store.ended_jobs.in_use())
     assert [trial.number for trial in store.studies.since(turn.study_id)[1]] == [0, 1]
     page = store.trials.page(turn.study_id, order="value").items
     assert [(trial.number, trial.values, trial.metrics) for trial in page] == [(0, [0.5], {}), (1, None, {})]
