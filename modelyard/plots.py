@@ -15,6 +15,7 @@ from shared.trials import TrialStatus
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_TICKS = 50
 SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = {
     TrialStatus.COMPLETE: "#1f77b4",
@@ -52,7 +53,8 @@ def history(view: HistoryView) -> Figure:
     best = [(point.number, point.best) for point in view.points if point.best is not None]
     if best:
         axes.step(*zip(*best, strict=True), where="post", color="#ff7f0e", label="best so far")
-    axes.set(xlabel="trial", ylabel=view.metric, title=f"{view.metric} by trial ({view.total} ended)")
+    metric = _plain(view.metric)
+    axes.set(xlabel="trial", ylabel=metric, title=f"{metric} by trial ({view.total} ended)")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
@@ -66,7 +68,7 @@ def importance(view: ImportanceView) -> Figure:
     axes = figure.subplots()
     bars = axes.barh(names, [view.importances[name] for name in names], color="#1f77b4")
     axes.bar_label(bars, fmt="%.2f", padding=3)
-    title = f"Importance for {view.metric} ({view.evaluator}, {view.trials} trials)"
+    title = f"Importance for {_plain(view.metric)} ({view.evaluator}, {view.trials} trials)"
     axes.set(xlim=(0, 1.1), xlabel="share", title=title)
     return figure
 
@@ -92,14 +94,14 @@ def parallel(view: ParallelView) -> Figure:
             color=(0.12, 0.35, 0.85),
             alpha=0.08 + 0.8 * shade**3,
         )
-    axes.set_xticks(range(len(view.axes)), [axis.name for axis in view.axes], rotation=20, ha="right")
+    axes.set_xticks(range(len(view.axes)), [_plain(axis.name) for axis in view.axes], rotation=20, ha="right")
     axes.set(
         ylim=(-0.08, 1.08), yticks=[], title=f"{len(ranked)} of {view.total} trials, the best ones darkest"
     )
     for x, axis in enumerate(view.axes):
         axes.axvline(x, color="black", linewidth=0.6)
         for height, text in _ticks(axis):
-            axes.annotate(text, (x, height), xytext=(3, 0), textcoords="offset points", fontsize=8)
+            axes.annotate(_plain(text), (x, height), xytext=(3, 0), textcoords="offset points", fontsize=8)
     return figure
 
 
@@ -144,10 +146,17 @@ def _height(axis: Axis, value: float) -> float:
     return (value - low) / (high - low) if high > low else 0.5
 
 
+def _plain(text: str) -> str:
+    """As it is: between two dollars Matplotlib would read a formula."""
+    return text.replace("$", r"\$")
+
+
 def _ticks(axis: Axis) -> list[tuple[float, str]]:
     if axis.kind == "category":
         last = max(1, len(axis.categories or ()) - 1)
-        return [(i / last, str(value)[:24]) for i, value in enumerate(axis.categories or ())]
+        every = -(-last // _MOST_TICKS)
+        known = list(enumerate(axis.categories or ()))
+        return [(i / last, str(value)[:24]) for i, value in known if i % every == 0 or i == last]
     if axis.range is None:
         return []
     return [(_height(axis, value), f"{value:.4g}") for value in dict.fromkeys(axis.range)]
