@@ -48,6 +48,14 @@ _FIXED = frozenset(
 )
 
 
+class _LeadsNowhere(ValueError):
+    """A parameter's path is no field of the base job."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(why)
+        self.name = name
+
+
 class TuneJob(Objectives, JobFields):
     """Train ``base`` with parameters from ``space``, trial by trial, and publish the best trial if asked.
 
@@ -119,8 +127,8 @@ class TuneJob(Objectives, JobFields):
                 self.assigned(candidate)
             except ValidationError as error:
                 raise _refused(self.space, candidate, name, error) from None
-            except ValueError as error:
-                raise _located(("space", name or next(iter(self.space))), str(error)) from None
+            except _LeadsNowhere as error:
+                raise _located(("space", error.name), str(error)) from None
         return self
 
     @functools.cached_property
@@ -300,27 +308,28 @@ def _set(document: dict[str, Any], path: str, value: Any, name: str) -> None:
     node: Any = document
     for depth, step in enumerate(steps):
         here = ".".join(steps[: depth + 1])
-        key = _index(node, step, here) if isinstance(node, list) else step
+        key = _index(node, step, here, name) if isinstance(node, list) else step
         found = node.get(key) if isinstance(node, dict) else node[key]
         if isinstance(found, str) and steps[depth + 1 :] == ["params"]:  # an optimizer's name alone
             found = {"name": found, "params": {}}
         elif found is None and (step == "params" or (isinstance(node, dict) and key not in node)):
             found = {}
         elif not isinstance(found, dict | list):
-            raise ValueError(
-                f"base.{here} is {json.dumps(found)}, which has no {path[len(here) + 1 :]} to set for {name}."
+            raise _LeadsNowhere(
+                name,
+                f"base.{here} is {json.dumps(found)}, which has no {path[len(here) + 1 :]} to set for {name}.",
             )
         node[key] = found
         node = found
     if isinstance(node, list):
-        node[_index(node, last, path)] = value
+        node[_index(node, last, path, name)] = value
     else:
         node[last] = value
 
 
-def _index(node: list[Any], step: str, here: str) -> int:
+def _index(node: list[Any], step: str, here: str, name: str) -> int:
     if not step.isdigit() or int(step) >= len(node):
-        raise ValueError(f"base.{here}: there are {len(node)} items, counted from 0.")
+        raise _LeadsNowhere(name, f"base.{here}: there are {len(node)} items, counted from 0.")
     return int(step)
 
 
@@ -345,14 +354,28 @@ def _refused(
 ) -> ValidationError:
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
-    if name is not None and field_of(name).rpartition(".")[2] in first["loc"]:
-        path = field_of(name)  # without the tags of unions
+    culprit = _culprit(candidate, name, first["loc"]) if name is not None else None
+    if culprit is not None:
+        path = field_of(culprit)  # without the tags of unions
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "there is no such field"
-    if name is None:
-        tried = ", ".join(f"{key} = {json.dumps(value)}" for key, value in candidate.items())
-        return _located(("space",), f"With {tried} the job is not valid: {path}: {message}")
+    if name is None or culprit not in (None, name):
+        shown = candidate if name is None else {key: candidate[key] for key in (name, culprit) if key}
+        tried = ", ".join(f"{key} = {json.dumps(value)}" for key, value in shown.items())
+        where = ("space", culprit) if culprit else ("space",)
+        return _located(where, f"With {tried} the job is not valid: {path}: {message}")
     return _located(
         ("space", name), f"With {json.dumps(candidate[name])} the job is not valid: {path}: {message}"
     )
+
+
+def _culprit(candidate: Mapping[str, Any], name: str, loc: tuple[int | str, ...]) -> str | None:
+    """The parameter that sets what is wrong at ``loc``, the closest one; ``name`` where several are as close."""
+    found, depth = None, 0
+    for key in (name, *candidate):
+        parts = field_of(key).split(".")
+        left = iter(str(part) for part in loc)
+        if len(parts) > depth and all(part in left for part in parts):  # in this order
+            found, depth = key, len(parts)
+    return found
