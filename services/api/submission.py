@@ -22,6 +22,7 @@ from shared.settings import Settings
 from shared.specs import ExportJob, JobSpec, TrainJob, TuneJob, parse_job
 from shared.specs.queueing import queue_of
 from shared.store import Store
+from shared.trials import TrialStatus
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +141,11 @@ class Submission:
 
     def _continued(self, spec: TuneJob, study_id: str) -> TuneJob:
         """The rest of a study that did not come to its end."""
-        study = self._store.studies.get(study_id)
+        study, rows = self._store.studies.since(study_id)
         done = study.complete + study.pruned
-        enqueue = spec.enqueue[study.asked :]
+        # those that were begun and cancelled with the study are still to be tried
+        tried = {row.number - study.inherited for row in rows if row.status is not TrialStatus.CANCELLED}
+        enqueue = [given for index, given in enumerate(spec.enqueue) if index not in tried]
         if spec.max_trials is None and not spec.points:
             spec = spec.model_copy(update={"max_trials": spec.trials})
         left = None if spec.max_trials is None else max(1, spec.max_trials - done)

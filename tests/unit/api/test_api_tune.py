@@ -19,14 +19,22 @@ def request(**changes: Any) -> dict[str, Any]:
     return {"kind": "tune", "base": train_request(), "space": space, "sampler": "grid", **changes}
 
 
-def ended(store: Store, study_id: str, *, complete: int, state: JobState) -> None:
-    """Have the first trials complete, and end the study."""
+def ended(
+    store: Store,
+    study_id: str,
+    tried: list[dict[str, Any]] | None = None,
+    *,
+    complete: int = 0,
+    state: JobState,
+    last: TrialStatus = TrialStatus.COMPLETE,
+) -> None:
+    """Have the first trials, or those that are given, complete, the last one end as it is said, and end the study."""
     turn = store.studies.take_turn(study_id, 30)
     assert turn is not None
     store.studies.begin(turn, f"studies/{study_id}")
     spec = parse_job(store.jobs.get(study_id).spec)
     assert isinstance(spec, TuneJob)
-    points = spec.points[:complete]
+    points = spec.points[:complete] if tried is None else tried
     store.studies.record(
         turn,
         wanted=[
@@ -35,6 +43,8 @@ def ended(store: Store, study_id: str, *, complete: int, state: JobState) -> Non
         ],
     )
     told = [Told(i, TrialStatus.COMPLETE, [float(i)]) for i in range(len(points))]
+    if last is not TrialStatus.COMPLETE:
+        told[-1] = Told(len(told) - 1, last)
     store.studies.record(turn, told=told, best=0)
     store.studies.finish(turn, state)
 
@@ -121,6 +131,14 @@ def test_a_retry_of_a_study_begins_with_the_trials_that_it_had(client: TestClien
     assert (again["spec"]["continue_from"], again["spec"]["max_trials"]) == (study_id, 5)
     anew = client.post(f"/jobs/{study_id}/retry", json={"from": "scratch"}).json()
     assert anew["spec"]["continue_from"] is None
+
+
+def test_a_retry_tries_first_what_was_not_tried_to_its_end(client: TestClient, store: Store) -> None:
+    first = [{"units": "8", "dropout": value} for value in (0.0, 0.05, 0.1)]
+    study_id = client.post("/jobs", json=request(sampler="random", enqueue=first)).json()["id"]
+    ended(store, study_id, first[:2], state=JobState.CANCELLED, last=TrialStatus.CANCELLED)
+    again = client.post(f"/jobs/{study_id}/retry").json()
+    assert again["spec"]["enqueue"] == first[1:]
 
 
 def test_only_studies_can_be_continued(client: TestClient) -> None:
