@@ -117,7 +117,9 @@ class HyperbandPruner(Spec):
 
     name: Literal["hyperband"] = "hyperband"
     min_epochs: int = Field(1, ge=1, le=100_000)
-    max_epochs: int | None = Field(None, ge=1, le=100_000, description="Null: the base job's epochs.")
+    max_epochs: int | None = Field(
+        None, ge=1, le=100_000, description="Null: the base job's epochs, or the most that the space has."
+    )
     reduction_factor: int = Field(3, ge=2, le=100)
 
 

@@ -8,7 +8,7 @@ any process comes to the same state.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,14 @@ class CmaesByReplay(BaseSampler):
         numbers: Mapping[str, BaseDistribution],
         others: BaseSampler,
         *,
-        seed: int,
+        seed_of_trial: Callable[[int], int],
         startup_trials: int,
         population: int | None,
         sigma: float | None,
     ) -> None:
         self._numbers = dict(numbers)
         self._others = others
-        self._seed = seed
+        self._seed_of_trial = seed_of_trial
         self._startup = startup_trials
         self._population = population
         self._sigma = sigma or _SIGMA
@@ -52,7 +52,7 @@ class CmaesByReplay(BaseSampler):
         if not search_space:
             return {}
         optimiser = self._replayed(study)
-        optimiser.reseed_rng((self._seed * 1_000_003 + trial.number) % 2**32)
+        optimiser.reseed_rng(self._seed_of_trial(trial.number))
         point = optimiser.ask()
         for key, value in ((GENERATION, optimiser.generation), (POINT, point.tolist())):
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
@@ -72,7 +72,7 @@ class CmaesByReplay(BaseSampler):
             mean=np.full(size, 0.5),
             sigma=self._sigma,
             bounds=np.tile([0.0, 1.0], (size, 1)),
-            seed=self._seed % 2**32,
+            seed=0,  # each trial has its own
             population_size=self._population,
         )
         sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0

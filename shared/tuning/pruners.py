@@ -14,7 +14,13 @@ from shared.specs.tune import TuneJob
 
 def make(spec: TuneJob) -> BasePruner:
     """The study's pruner."""
-    return _made(spec.pruner, spec.base.fit.epochs)
+    return _made(spec.pruner, _most_epochs(spec))
+
+
+def _most_epochs(spec: TuneJob) -> int:
+    tuned = spec.space.get("fit.epochs")
+    own = [] if tuned is not None and tuned.when is None else [spec.base.fit.epochs]
+    return max([*own, *(int(value) for value in (tuned.corners() if tuned is not None else ()))])
 
 
 def _made(spec: optimiser.Pruner, epochs: int) -> BasePruner:

@@ -6,6 +6,7 @@ worker may ask for the next trial, and a restarted one draws the same.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import warnings
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ def make(spec: TuneJob, distributions: Mapping[str, BaseDistribution], number: i
             return CmaesByReplay(
                 numbers_of(spec, distributions),
                 EachAlone(*salt),
-                seed=spec.seed,
+                seed_of_trial=functools.partial(seed_of, *salt),
                 startup_trials=startup,
                 population=population,
                 sigma=sigma,

@@ -11,6 +11,7 @@ import pytest
 from shared.jobs import JobState
 from shared.specs import TuneJob
 from shared.trials import Study, Told, Trial, TrialSource, TrialStatus
+from shared.tuning import pruners
 from shared.tuning.engine import Asked, Engine
 from tests.builders import train_request
 
@@ -182,3 +183,32 @@ def test_what_a_pruner_remembers_is_seen_by_another_process() -> None:
         [row(asked[0], status=TrialStatus.RUNNING, values=None, attrs=verdict.attrs)],
     )
     assert there.epoch(1, 1, 9.0).stop
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "qmc"])
+def test_a_study_that_goes_on_draws_nothing_again(sampler: str) -> None:
+    """Its trials are numbered anew: without the cancelled one, the next has the number of the last."""
+    space = {"dropout": {"uniform": [0.0, 0.5]}, "fit.learning_rate": {"loguniform": [1e-4, 1e-1]}}
+    first = Engine("job_x", spec(sampler=sampler, space=space))
+    old = drawn(first, 6)
+    second = Engine("job_y", spec(sampler=sampler, space=space, continue_from="job_x"))
+    kept = [item for item in old if item.number != 2]
+    rows = [row(item, number=i, source=TrialSource.INHERITED) for i, item in enumerate(kept)]
+    second.sync(study(inherited=5, attrs=first.attrs), rows)
+    [new] = second.ask(1)
+    assert new.number == 5
+    assert all(new.params != item.params for item in old)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "most"),
+    [
+        ({"int": [3, 27]}, 27),
+        ({"choice": ["3", 5]}, 5),
+        ({"choice": [3], "when": {"dropout": 0.0}}, 9),
+    ],
+)
+def test_hyperband_reckons_with_the_longest_trial(epochs: dict[str, Any], most: int) -> None:
+    space = {"fit.epochs": epochs, "dropout": {"uniform": [0.0, 0.5]}}
+    made = pruners.make(spec(space=space, pruner="hyperband"))
+    assert vars(made)["_max_resource"] == most
