@@ -32,8 +32,8 @@ def restore(snapshot: Path, settings: Settings) -> Manifest:
     """Restore a snapshot; returns its manifest.
 
     Every file is compared with its checksum as it is copied. The files come first and the rows last, all of them in one
-    transaction: a restore that was interrupted leaves no store behind, and can be done again. Jobs that were running
-    go back to their queue, to go on from their checkpoints; rows of an older schema are brought up to date.
+    transaction: a restore that fails leaves nothing behind, one that was killed files without a store. Jobs that were
+    running go back to their queue, to go on from their checkpoints; rows of an older schema are brought up to date.
 
     Raises:
         InvalidInput: the snapshot is damaged or of a newer Modelyard; nothing is left of it.
@@ -48,25 +48,31 @@ def restore(snapshot: Path, settings: Settings) -> Manifest:
             hint=f"Restore it with Modelyard {manifest.version} or a newer one; this code is at {head_revision()}.",
         )
     home = settings.paths
-    _refuse_what_is_there(settings)
+    _refuse_what_is_there(settings, manifest)
     check_sums(snapshot, manifest)
     home.root.mkdir(parents=True, exist_ok=True)
     staging = home.root / _STAGING
     shutil.rmtree(staging, ignore_errors=True)
+    placed: list[Path] = []
     try:
         _copy_files(snapshot, staging)
         for tree in TREES:
             (staging / tree).mkdir(parents=True, exist_ok=True)
-            _place(staging / tree, home.root / tree)
+            _place(staging / tree, home.root / tree, placed)
         _load_rows(snapshot, manifest, settings)
+        placed.clear()
+        migrate(settings.store_url)
+        _put_back_on_the_queue(settings.store_url)
     except OSError as error:
         raise InvalidInput(f"The files could not be written: {error}.", code="restore_failed") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for item in placed:  # all of it was empty before
+            shutil.rmtree(item) if item.is_dir() else item.unlink(missing_ok=True)
     return manifest
 
 
-def _refuse_what_is_there(settings: Settings) -> None:
+def _refuse_what_is_there(settings: Settings, manifest: Manifest) -> None:
     home = settings.paths
     held = [tree for tree in TREES if any(home.root.glob(f"{tree}/[!.]*/**/*"))]
     if held:
@@ -78,6 +84,14 @@ def _refuse_what_is_there(settings: Settings) -> None:
             "The database holds a store already.",
             hint="Restore into an empty database; to replace this one, drop and create it first.",
         )
+    if settings.database_url or home.database.exists():
+        revision = current_revision(settings.store_url)
+        if revision not in (None, manifest.revision):
+            raise Conflict(
+                f"The database's tables are of revision {revision}, the backup's of {manifest.revision}.",
+                hint="Restore into an empty database: drop this one, which has no job yet, and create it again. "
+                "The rows are brought up to date.",
+            )
 
 
 def _has_jobs(url: str) -> bool:
@@ -99,13 +113,14 @@ def _copy_files(snapshot: Path, staging: Path) -> None:
             raise damaged(snapshot, entry.path, copied.sha256 if copied else None)
 
 
-def _place(staged: Path, target: Path) -> None:
-    """Move a tree's content into its place, which may be a volume's own folder."""
+def _place(staged: Path, target: Path, placed: list[Path]) -> None:
+    """Move a tree's content into its place, which may be a volume's own folder; ``placed`` gets what was moved."""
     target.mkdir(parents=True, exist_ok=True)
     for item in staged.iterdir():
         there = target / item.name
         if there.is_dir():
             shutil.rmtree(there)  # empty folders: anything else was refused
+        placed.append(there)
         shutil.move(item, there)
 
 
@@ -118,8 +133,6 @@ def _load_rows(snapshot: Path, manifest: Manifest, settings: Settings) -> None:
         rows.load(db, snapshot / ROWS, manifest.rows)
     finally:
         db.dispose()
-    migrate(url)
-    _put_back_on_the_queue(url)
 
 
 def _put_back_on_the_queue(url: str) -> None:

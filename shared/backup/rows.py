@@ -24,6 +24,8 @@ from shared.store import Database
 # Made by the migrations themselves, or true of the moment only.
 LEFT_OUT = frozenset({"alembic_version", "workers"})
 _BATCH = 500
+# Its rows can't be deleted: what is there stays, and is counted before what comes back.
+_STAYS = "audit_log"
 
 
 def dump(db: Database, folder: Path) -> dict[str, int]:
@@ -49,10 +51,11 @@ def dump(db: Database, folder: Path) -> dict[str, int]:
 
 
 def load(db: Database, folder: Path, counts: dict[str, int]) -> None:
-    """Put the rows of ``folder`` into tables that are there and empty, in one transaction: all or nothing.
+    """Put the rows of ``folder`` into tables that are there, in place of what a first start has put into them, in one
+    transaction: all or nothing.
 
     Raises:
-        InvalidInput: a table is missing or not empty, or there are not as many rows as there should be.
+        InvalidInput: a table is missing, or there are not as many rows as there should be.
         Unavailable: the database does not answer.
     """
     with db.write() as connection:
@@ -60,9 +63,10 @@ def load(db: Database, folder: Path, counts: dict[str, int]) -> None:
         missing = sorted(name for name, count in counts.items() if count and name not in tables)
         if missing:
             raise InvalidInput(f"The backup has rows for tables that are not there: {', '.join(missing)}.")
-        for name, table in tables.items():
+        for name, table in reversed(tables.items()):
             # rows that the migrations put in are in the backup too
-            connection.execute(table.delete()) if name in counts else None
+            if name in counts and name != _STAYS:
+                connection.execute(table.delete())
         for name, table in tables.items():
             if name in counts:
                 _load_table(db, connection, table, folder / f"{name}.jsonl.gz", counts[name])
@@ -71,8 +75,11 @@ def load(db: Database, folder: Path, counts: dict[str, int]) -> None:
 def _load_table(db: Database, connection: Connection, table: Table, path: Path, expected: int) -> None:
     loaded = 0
     batch: list[dict[str, Any]] = []
+    numbers = {column.name for column in table.primary_key} if table.name == _STAYS else set()
+    if numbers and connection.execute(select(func.count()).select_from(table)).scalar_one() == 0:
+        numbers = set()
     for row in _lines(path):
-        batch.append({key: _typed(table, key, value) for key, value in row.items()})
+        batch.append({key: _typed(table, key, value) for key, value in row.items() if key not in numbers})
         if len(batch) == _BATCH:
             loaded += _insert(db, connection, table, batch)
     loaded += _insert(db, connection, table, batch)

@@ -14,9 +14,10 @@ from shared.backup import check, create, newest, restore
 from shared.backup.snapshot import Manifest
 from shared.errors import Conflict, InvalidInput, Misconfigured
 from shared.jobs import JobState
+from shared.keys import Role, digest, new_key
 from shared.settings import Settings
 from shared.specs import parse_job
-from shared.store import Database, Report, Store
+from shared.store import Database, Report, Store, migrate
 from shared.store.schema import metadata
 from tests.builders import migrated
 
@@ -133,6 +134,56 @@ def test_the_restored_store_goes_on(snapshot: tuple[Path, Manifest], target: Set
     store.claims.finish(taken[0], JobState.SUCCEEDED)
     assert store.jobs.get(new).state is JobState.SUCCEEDED
     store.close()
+
+
+RECORD = {
+    "at": 1.0, "key_id": None, "who": "me", "role": None, "method": "POST", "route": "/keys", "target": "/keys",
+    "status": 201, "request_id": "r", "address": None,
+}  # fmt: skip
+
+
+def test_a_first_start_is_no_hindrance_and_its_audit_log_stays(
+    platform: Settings, tmp_path: Path, target: Settings
+) -> None:
+    for settings, who in ((platform, "before"), (target, "since")):
+        settings.paths.create()
+        migrate(settings.store_url)
+        store = Store(settings.store_url)
+        key = store.keys.add(new_key(), name=who, role=Role.ADMIN, created_by="local")
+        store.keys.open_session(digest(who), key.id, seconds=60)
+        store.audit.add([{**RECORD, "who": who}] * 2)
+        store.close()
+    restore(create(platform, tmp_path / "backups")[0], target)
+    store = Store(target.store_url)
+    assert [key.name for key in store.keys.find().items] == ["before"]
+    store.audit.add([{**RECORD, "who": "new"}])
+    log = store.audit.find().items
+    assert [item.who for item in log] == ["new", "before", "before", "since", "since"]
+    assert [item.seq for item in log] == [5, 4, 3, 2, 1]
+    store.close()
+
+
+def test_a_restore_that_fails_can_be_done_again(
+    snapshot: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = settings_at(tmp_path / "new")
+    with monkeypatch.context() as patched:
+        patched.setattr("shared.backup.rows._typed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restore(snapshot[0], new)
+    assert not [
+        path for path in new.paths.root.rglob("*") if path.is_file() and "modelyard.db" not in path.name
+    ]
+    restore(snapshot[0], new)
+    assert (new.paths.models / "digits/1/saved_model.pb").read_bytes() == b"graph"
+
+
+def test_tables_of_another_version_are_refused(snapshot: tuple[Path, Manifest], tmp_path: Path) -> None:
+    new = settings_at(tmp_path / "new")
+    new.paths.create()
+    migrate(new.store_url, "0006")
+    with pytest.raises(Conflict, match="revision 0006"):
+        restore(snapshot[0], new)
 
 
 def test_unchanged_files_take_no_room_the_second_time(platform: Settings, tmp_path: Path) -> None:
