@@ -40,7 +40,7 @@ from tests.integration.worker.clusters import (
 )
 from tests.integration.worker.conftest import Stack, alive, stack_in
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

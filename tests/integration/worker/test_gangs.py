@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from tests.integration.worker.clusters import (
 )
 from tests.integration.worker.conftest import Stack, alive, stack_in
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.timeout(900)]
 EPOCHS = 9
+PATIENCE = 600  # seconds, more than any test waits: no gang is rescued by giving up
 
 
 class Workers:
@@ -55,7 +55,7 @@ class Workers:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with stack_in(
-        tmp_path_factory.mktemp("gangs"), lease_seconds=6, heartbeat_seconds=1, gang_wait_seconds=30
+        tmp_path_factory.mktemp("gangs"), lease_seconds=6, heartbeat_seconds=1, gang_wait_seconds=PATIENCE
     ) as one:
         yield one
 
@@ -203,12 +203,10 @@ def test_two_gangs_and_a_job_that_come_at_once_all_succeed(
     stack: Stack, workers: Workers, request_for: Any
 ) -> None:
     workers.have(2)
-    began = time.monotonic()
     jobs = [stack.submit(**request_for(spread(preflight=False), BATCH // 2, epochs=1)) for _ in range(2)]
     jobs.append(stack.submit(**request_for({"kind": "default"}, BATCH, epochs=1)))
     for job_id in jobs:
         assert stack.succeeded(job_id, 120).attempt == 1
-    assert time.monotonic() - began < 90
 
 
 def test_cancel_while_it_waits_for_workers(stack: Stack, workers: Workers, request_for: Any) -> None:
