@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,6 +21,7 @@ from sklearn.datasets import load_digits, load_iris
 
 from services.worker.preloader import Preloader, Trainer
 from services.worker.protocol import EVENT, TrainingRequest
+from shared import checkpoint_files
 
 flags.FLAGS.mark_as_parsed()  # lets tf.test.TestCase make temporary folders under pytest
 
@@ -128,6 +131,27 @@ class Supervisor:
         code = job.finish()
         assert code == 0, job.tail()
         return job
+
+    def broken_off(
+        self, spec: dict[str, Any], *, at: int, by: signal.Signals = signal.SIGKILL, **options: Any
+    ) -> Job:
+        """A run that a signal ended once it had a checkpoint at step ``at`` or later, and not between two epochs.
+
+        It is begun anew where the machine was so busy that the signal came too late for that.
+        """
+        code = 75 if by is signal.SIGTERM else -by
+        for _ in range(10):
+            job = self.start(spec, **options)
+            job.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= at)
+            os.kill(job.trainer.pid, by)
+            ended = job.finish()
+            newest = checkpoint_files.listing(job.run_dir)[0]
+            if ended == code and newest.step:
+                return job
+            job.trainer.close()
+            self.jobs.remove(job)
+            shutil.rmtree(job.run_dir)
+        raise AssertionError(f"ten times too late: {job.tail()}")
 
     def fail(self, spec: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Start, wait for the end, and expect a failure in words; the ``failed`` event."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +26,7 @@ def test_augmented_training_is_resumed_exactly_and_the_export_draws_nothing(
     supervisor: Supervisor, digits: Path
 ) -> None:
     whole = supervisor.run(JOB, data=digits, run="whole")
-    broken = supervisor.start(JOB, data=digits, run="broken")
-    broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 60)
-    os.kill(broken.trainer.pid, signal.SIGKILL)
-    broken.finish()
+    supervisor.broken_off(JOB, data=digits, run="broken", at=60)
     resumed = supervisor.run(JOB, data=digits, run="broken")
     assert resumed.noted()["resumed_from"]["step"] > 0
     assert resumed.last["metrics"] == whole.last["metrics"]

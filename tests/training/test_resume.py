@@ -51,10 +51,7 @@ def whole(shared_supervisor: Supervisor, digits: Path) -> Job:
 def test_a_killed_job_ends_with_the_very_weights_of_an_uninterrupted_one(
     supervisor: Supervisor, digits: Path, whole: Job
 ) -> None:
-    broken = supervisor.start(EXACT, data=digits, run="broken")
-    broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 400)
-    os.kill(broken.trainer.pid, signal.SIGKILL)
-    assert broken.finish() == -signal.SIGKILL
+    supervisor.broken_off(EXACT, data=digits, run="broken", at=400)
     resumed = supervisor.run(EXACT, data=digits, run="broken")
 
     place = resumed.noted()["resumed_from"]
@@ -73,10 +70,7 @@ def test_rows_streamed_by_tf_data_give_the_very_weights_of_rows_in_memory_though
     supervisor: Supervisor, digits: Path, whole: Job
 ) -> None:
     streamed_spec = changed(EXACT, dataset={"cache": False})
-    broken = supervisor.start(streamed_spec, data=digits, run="broken")
-    broken.wait_for(lambda event: event["event"] == "checkpoint" and event["step"] >= 250)
-    os.kill(broken.trainer.pid, signal.SIGKILL)
-    broken.finish()
+    supervisor.broken_off(streamed_spec, data=digits, run="broken", at=250)
     resumed = supervisor.run(streamed_spec, data=digits, run="broken")
     assert resumed.noted()["resumed_from"]["step"] > 0, "in the middle of an epoch"
     assert resumed.noted()["data"]["kept"] == "disk"
@@ -203,7 +197,7 @@ def test_the_program_ends_with_its_supervisor(supervisor: Supervisor, digits: Pa
     job = supervisor.start(changed(DIGITS_JOB, fit={"epochs": 1000}), data=digits)
     job.wait_for(lambda event: event["event"] == "epoch")
     os.close(job.trainer._lifeline)
-    assert job.finish(timeout=5) == -signal.SIGKILL
+    assert job.finish(timeout=30) == -signal.SIGKILL
     job.trainer._lifeline = os.dup(job.trainer.events)  # for close
 
 

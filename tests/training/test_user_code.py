@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import textwrap
 import time
 from pathlib import Path
@@ -70,10 +71,7 @@ def test_a_stopped_job_goes_on_bit_for_bit_and_other_code_is_refused(
     code = code_of(folder, "affine")
     spec = changed(AFFINE, fit={"epochs": 20}, checkpoint={"every": 5}, tensorboard=SCALARS_ALONE)
     whole = supervisor.run(spec, code=code, run="whole")
-    job = supervisor.start(spec, code=code, run="stopped")
-    job.wait_for(lambda event: event["event"] == "checkpoint")
-    job.trainer.terminate()
-    assert job.finish() == 75
+    supervisor.broken_off(spec, code=code, run="stopped", at=5, by=signal.SIGTERM)
     resumed = supervisor.run(spec, code=code, run="stopped", attempt=2)
     assert "resumed_from" in resumed.noted()
     assert resumed.last["metrics"] == whole.last["metrics"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +72,11 @@ def test_preflight_leaves_no_trace_and_rows_on_disk_give_the_same_model(
 def test_a_killed_job_goes_on_exactly_and_on_one_device_to_rounding(
     supervisor: Supervisor, digits: Path
 ) -> None:
-    # batches are small, so that there is time to kill it
     job = with_strategy(changed(ON_TWO, fit={"batch_size": 4}), kind="mirrored", preflight=False)
     job["checkpoint"] = {"every": 20}
     whole = supervisor.run(job, data=digits, run="whole")
 
-    broken = supervisor.start(job, data=digits, run="broken")
-    broken.wait_for(lambda event: event["event"] == "checkpoint")
-    os.kill(broken.trainer.pid, signal.SIGKILL)
-    broken.finish()
+    broken = supervisor.broken_off(job, data=digits, run="broken", at=20)
     shutil.copytree(broken.run_dir / "checkpoints", tmp := supervisor.home / "kept" / "checkpoints")
     resumed = supervisor.run(job, data=digits, run="broken")
     assert resumed.noted()["resumed_from"]["total"] >= 20
