@@ -159,10 +159,6 @@ def serve(
         if grpc_server is not None:
             grpc_server.stop(grace).wait(grace)
         return
-    # uvicorn raises the signal again when it is done, so that the program dies of it. A clean stop is exit code
-    # 0 here: give it a handler to land in.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
     config = uvicorn.Config(
         app,
         http=cast(Any, Wire),  # asyncio's two kinds of protocols have no common type
@@ -184,6 +180,15 @@ def serve(
             ended.append(grpc_server.stop(grace))
 
     server = _Server(config, on_stop) if fronts is None else _Sharing(config, on_stop, fronts, grace)
+
+    def stop(sig: int, frame: FrameType | None) -> None:
+        # A signal that comes before uvicorn hears them must not be lost. When it is done it raises its own again, so
+        # that the program dies of it; a clean stop is exit code 0 here.
+        if not server.should_exit:
+            server.handle_exit(sig, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     server.run(sockets=[listener])
     for event in ended:
         event.wait(grace)
