@@ -159,7 +159,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         load_threads=max(1, given.num_load_threads),
         timeout_ms=max(0, given.rest_api_timeout_in_ms),
         # Requests wait for their batch in a thread each.
-        threads=given.rest_api_num_threads
+        threads=max(0, given.rest_api_num_threads)
         or (_BATCHING_THREADS if given.enable_batching else max(_THREADS, 4 * cores)),
         cors=given.rest_api_enable_cors_support,
         intra_op_threads=intra_op_threads,
@@ -226,7 +226,7 @@ def _grpc_options(given: argparse.Namespace, cores: int) -> GrpcOptions:
         port=port,
         socket_path=given.grpc_socket_path,
         required=given.port is not None or bool(given.grpc_socket_path),
-        threads=given.grpc_max_threads or (_BATCHING_THREADS if given.enable_batching else 4 * cores),
+        threads=max(0, given.grpc_max_threads) or (_BATCHING_THREADS if given.enable_batching else 4 * cores),
         channel_arguments=given.grpc_channel_arguments,
         ssl_config_file=given.ssl_config_file,
         health=given.enable_grpc_healthcheck_service,
@@ -263,11 +263,13 @@ def _version() -> str:
         return "Modelyard model server"
 
 
-def _port(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a port's number or auto, not {text!r}") from None
+def _port(text: str, *, auto: bool = False) -> int | str:
+    if auto and text == "auto":
+        return text
+    # gRPC would take another port for a number that none has
+    if text.isdecimal() and len(text) < 6 and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a port's number{' or auto' if auto else ''}, not {text!r}")
 
 
 def _path(text: str) -> Path | None:
@@ -285,7 +287,7 @@ def _build_parser() -> argparse.ArgumentParser:
     flag = partial(add, type=_boolean, nargs="?", const=True, default=False, metavar="BOOL")
     add(
         "--rest_api_port",
-        type=_port,
+        type=partial(_port, auto=True),
         help=f"REST's port; 0: no REST; auto: a free one, which the log names (default 0; {_REST_PORT} with"
         " --models_dir)",
     )
@@ -333,7 +335,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--request_log", type=_path, help="append one JSON line per request to this file")
     add(
         "--port",
-        type=int,
+        type=_port,
         help=f"gRPC's port; 0: no gRPC (default {_GRPC_PORT}; 0 with --models_dir). Listens on --rest_api_host",
     )
     add("--grpc_socket_path", default="", help="UNIX socket to answer gRPC on as well")

@@ -233,6 +233,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["--models_dir=/m", "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),
         (["--models_dir=/m", "--rest_api_port=x"], "expected a port's number or auto"),
+        (["--models_dir=/m", "--rest_api_port=65536"], "expected a port's number or auto, not '65536'"),
+        (["--models_dir=/m", "--port=-1"], "expected a port's number, not '-1'"),
         (["--model_base_path=m"], "must be absolute"),
         (["--models_dir=/m", "--rest_api_enable_cors_support=maybe"], "expected true or false"),
     ],
