@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,6 +33,7 @@ from shared.tuning.inheritance import inheritable, remembered
 TURN_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 PAUSE_AFTER_ERROR = 5.0
+MOST_ERRORS = 12  # steps of one study that fail in a row here, a minute's worth, before the study does
 ASKED_AT_ONCE = 50  # so that a step stays well within its turn
 INHERITED_FIELDS = ("project", "priority", "queue")
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Advancer:
     engines: Engines
     home: Home
     sessions: StudySessions
+    _errors: dict[str, int] = field(default_factory=dict)  # by study
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -96,16 +98,31 @@ class Advancer:
         except StaleClaim:  # or the study is to end: nothing was stored
             self.engines.forget(study_id)
             return self._give_back(turn, 0.0)
-        except Exception:
+        except Exception as error:
             # what the mirror thinks may not be what is stored
             self.engines.forget(study_id)
-            self._give_back(turn, PAUSE_AFTER_ERROR)
+            given_up = not isinstance(error, Unavailable) and self._given_up(turn, error)
+            self._give_back(turn, None if given_up else PAUSE_AFTER_ERROR)
             raise
+        self._errors.pop(study_id, None)
         try:
             step.after()
         except Exception:  # all is stored: whatever is missing is made up for by sweeps
             log.exception("%s: after a step of the study", study_id)
         return self._give_back(turn, wake_in)
+
+    def _given_up(self, turn: Turn, error: Exception) -> bool:
+        """A defect fails the study in the end, rather than to have it wait for ever."""
+        count = self._errors.pop(turn.study_id, 0) + 1
+        if count < MOST_ERRORS:
+            self._errors[turn.study_id] = count
+            return False
+        try:
+            _Step(self, turn).give_up(error)
+        except Exception:
+            log.exception("%s: the study could not be ended", turn.study_id)
+            return False
+        return True
 
     def _give_back(self, turn: Turn, wake_in: float | None) -> bool:
         try:
@@ -164,6 +181,27 @@ class _Step:
                 break
         for run_dir in self._discard:
             discard_model(self.parts.home.runs / run_dir)
+
+    def give_up(self, error: Exception) -> None:
+        """End the study and its trials without the optimiser; those that have ended are told.
+
+        Raises:
+            StaleClaim, Unavailable: nothing of what is missing has been done.
+        """
+        spec = TuneJob.model_validate(self.store.jobs.get(self.turn.study_id).spec)
+        told = {}
+        for trial, job in self.store.studies.open(self.turn.study_id):
+            if job.state.terminal:
+                told[trial.number] = self._told(trial, job, spec)
+            else:
+                self._stop_open([job], running=True)
+                told[trial.number] = Told(trial.number, TrialStatus.CANCELLED)
+        _, rows = self.store.studies.since(self.turn.study_id)
+        known = [replace(row, values=told[row.number].values) if row.number in told else row for row in rows]
+        self.store.studies.record(self.turn, told=list(told.values()), best=_best_of(spec, known))
+        why = f"The next step of the study failed {MOST_ERRORS} times: {type(error).__name__}: {error}"
+        hint = "Its trials are kept: continue it, when the cause is gone. The worker's log has the traceback."
+        self._end(JobState.FAILED, JobError("internal", why[:2000], hint))
 
     def _inherit(self, job: Job, spec: TuneJob, earlier: str) -> None:
         """Before the first trial; the step that began the study may not have come to it."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, update
 
-from services.worker.advance import Advancer
+from services.worker.advance import MOST_ERRORS, Advancer
 from services.worker.study_sessions import StudySessions
 from shared.errors import Unavailable
 from shared.home import Home
@@ -19,6 +19,7 @@ from shared.specs import parse_job
 from shared.store import Store
 from shared.store.schema import studies
 from shared.trials import TrialStatus
+from shared.tuning.engine import Engine
 from shared.tuning.engines import Engines
 from tests.builders import migrated, train_request
 
@@ -262,3 +263,29 @@ def test_a_worker_killed_before_a_study_has_its_inheritance_leaves_it_to_another
     assert (found.inherited, found.asked) == (2, 1)
     assert [trial.params["dropout"] for trial in store.trials.page(second).items] == [0.1, 0.2, 0.3]
     assert (store.jobs.get(second).progress or {})["trials"]["total"] == 1
+
+
+def test_a_study_whose_steps_fail_again_and_again_fails_and_keeps_its_trials(
+    store: Store, advancer: Advancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id = submit(store)
+    advancer.advance(study_id)
+    end_one(store)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Engine, "tell", broken)
+    for count in range(MOST_ERRORS):
+        assert store.jobs.get(study_id).state is JobState.RUNNING, count
+        store.studies.wake(study_id)
+        advancer.advance(study_id)
+    job = store.jobs.get(study_id)
+    assert job.state is JobState.FAILED
+    assert (job.error or {})["code"] == "internal"
+    assert "RuntimeError: a defect" in (job.error or {})["message"]
+    assert [trial.status for trial in store.trials.page(study_id).items] == ["complete", "cancelled"]
+    assert store.studies.get(study_id).best == 0
+    assert end_one(store) is None, "nothing waits for a worker"
+    advancer.advance(study_id)
+    assert store.studies.due() == []
