@@ -16,16 +16,16 @@ def allowed_file(name: str, allowed: tuple[Path, ...], *, field: str) -> Path:
     Raises:
         InvalidInput: it is not; the message does not tell whether a file outside exists.
     """
-    file = _inside(Path(name).expanduser(), name, allowed, field)
-    if not file.is_file():
+    file = _inside(_path(name, field), name, allowed, field)
+    if not _is_there(file, name, field, folder=False):
         raise InvalidInput(f"There is no file {name[:200]!r}.", code="data_missing", field=field)
     return file
 
 
 def allowed_file_or_folder(name: str, allowed: tuple[Path, ...], *, field: str) -> Path:
     """As ``allowed_file``, for a folder too: the allowed ones and those below them."""
-    path = _inside(Path(name).expanduser(), name, allowed, field)
-    if not path.is_file() and not path.is_dir():
+    path = _inside(_path(name, field), name, allowed, field)
+    if not _is_there(path, name, field, folder=True):
         raise InvalidInput(f"There is no file or folder {name[:200]!r}.", code="data_missing", field=field)
     return path
 
@@ -39,7 +39,7 @@ def allowed_files(pattern: str, allowed: tuple[Path, ...], *, field: str) -> lis
     """
     if not glob.has_magic(pattern):
         return [allowed_file(pattern, allowed, field=field)]
-    path = Path(pattern).expanduser()
+    path = _path(pattern, field)
     fixed = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
     folder = _inside(fixed, pattern, allowed, field)
     rest = str(path.relative_to(fixed))
@@ -60,13 +60,29 @@ def allowed_files(pattern: str, allowed: tuple[Path, ...], *, field: str) -> lis
     return files
 
 
+def _path(name: str, field: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # the home of a user that there is not
+        raise _unreadable(name, error, field) from None
+
+
+def _is_there(path: Path, name: str, field: str, *, folder: bool) -> bool:
+    try:
+        return path.is_file() or (folder and path.is_dir())
+    except OSError as error:  # too long a name, a folder that is closed to us
+        raise _unreadable(name, error.strerror, field) from None
+
+
+def _unreadable(name: str, why: object, field: str) -> InvalidInput:
+    return InvalidInput(f"{name[:200]!r} can't be read: {why}.", code="file_unreadable", field=field)
+
+
 def _inside(path: Path, name: str, allowed: tuple[Path, ...], field: str) -> Path:
     try:
         real = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
-        raise InvalidInput(
-            f"{name[:200]!r} can't be read: {error}.", code="file_unreadable", field=field
-        ) from None
+        raise _unreadable(name, error, field) from None
     if not any(real.is_relative_to(folder.resolve()) for folder in allowed):
         raise InvalidInput(
             f"{name[:200]!r} is neither an uploaded dataset's id nor a file in a folder the operator allows.",

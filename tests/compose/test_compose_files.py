@@ -151,6 +151,14 @@ def test_secrets_are_random_private_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "env").read_text().count("MODELYARD_SECRETS=") == 1
 
 
+def test_the_apis_health_does_not_depend_on_the_names_it_answers_to() -> None:
+    text = (ROOT / "deploy" / "api.Dockerfile").read_text()
+    request = re.search(r"printf '(GET /healthz .*?)'", text)
+    assert request is not None
+    # MODELYARD_ALLOWED_HOSTS refuses a request that names no host
+    assert r"\\r\\nHost: localhost\\r\\n" in request[1]
+
+
 @pytest.mark.parametrize("image", ["api", "worker", "worker-gpu", "serving", "tensorboard"])
 def test_images_install_the_versions_that_are_tested(image: str) -> None:
     def pins(name: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from shared.data_files import keras_files
 from shared.errors import InvalidInput
 from shared.settings import Settings
 from tests.api_client import client_of
+from tests.builders import train_request
 
 
 @pytest.mark.parametrize(
@@ -215,3 +216,13 @@ def test_links_lead_out_of_no_allowed_folder(
     (allowed / "folder").symlink_to(outside)
     answer = client.post("/datasets", json={"path": str(allowed / name)})
     assert (answer.status_code, answer.json()["code"]) == (422, "path_not_allowed")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/data.csv", "x" * 300])
+def test_paths_that_can_not_be_read_are_refused(client: TestClient, settings: Settings, name: str) -> None:
+    path = name if name.startswith("~") else str(settings.allowed_paths[0] / name)
+    answer = client.post("/datasets", json={"path": path})
+    assert (answer.status_code, answer.json()["code"]) == (422, "file_unreadable")
+    answer = client.post("/jobs", json=train_request(dataset={"csv": path, "label": "a"}))
+    assert (answer.status_code, answer.json()["code"]) == (422, "file_unreadable")
+    assert answer.json()["field"] == "dataset.csv"
