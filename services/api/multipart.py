@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.api.errors import Malformed
@@ -28,16 +28,21 @@ class FilePart:
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.found = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_part_data": self._on_part_data,
-            },
-        )
+        self._ended = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_part_data": self._on_part_data,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise Malformed(f"The boundary of the multipart body can't be used: {error}.") from None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Chunks of the file.
@@ -52,13 +57,15 @@ class FilePart:
                     yield b"".join(self._data)
                     self._data.clear()
             self._parser.finalize()
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise Malformed(f"The multipart body is broken: {error}.") from None
         if not self.found:
             raise Malformed(
                 f"The form has no file field {self._wanted!r}.",
                 hint=f"For example: curl -F {self._wanted}=@data.csv",
             )
+        if not self._ended:  # the parser does not mind
+            raise Malformed("The multipart body is cut short: its last boundary is missing.")
 
     def _on_part_begin(self) -> None:
         self._name = ""
@@ -82,6 +89,9 @@ class FilePart:
                 raise Malformed(f"The form has two fields {self._wanted!r}; send one file at a time.")
             self.found = True
             self.file_name = options.get(b"filename", b"").decode("utf-8", "replace") or None
+
+    def _on_end(self) -> None:
+        self._ended = True
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == self._wanted:

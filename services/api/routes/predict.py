@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 from fastapi import APIRouter, Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -117,8 +118,8 @@ async def _from_form(request: Request, key: str | None) -> Question:
             fields = _fields(form)
             files = [item for item in form.getlist("image") if isinstance(item, UploadFile)]
             images = [base64.b64encode(await item.read()).decode("ascii") for item in files]
-    except (MultiPartException, HTTPException) as error:
-        reason = error.message if isinstance(error, MultiPartException) else error.detail
+    except (MultiPartException, HTTPException, FormParserError) as error:
+        reason = error.detail if isinstance(error, HTTPException) else str(error)
         raise Malformed(f"The multipart body is broken: {reason}") from None
     if not images:
         raise InvalidInput(

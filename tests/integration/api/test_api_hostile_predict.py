@@ -109,6 +109,7 @@ def test_bodies_of_any_kind_get_an_answer_in_words(served: Api, model_server: Mo
         ("POST /predict?model=%FF&model=m&x=%00", ("Content-Type: application/x-npy",), {400, 422}),
         ("POST /predict", ("Content-Type: application/x-npy", "Accept: application/x-npy"), {422}),
         ("POST /predict", ("Content-Type: multipart/form-data",), {400}),
+        ("POST /predict", ("Content-Type: multipart/form-data; boundary=" + "x" * 999,), {400}),
         ("POST /predict", ("Content-Encoding: gzip", "Content-Type: application/json"), {400}),
         ("POST /predict", ("X-Request-Key: \xff\xfe", "X-Request-Id: \xff"), {400}),
         ("POST /predict", ("Accept: " + "a," * 5000,), {400}),

@@ -22,6 +22,7 @@ CSV = b"a,b,species\n" + b"".join(b"%d,%d.5,%s\n" % (n, n, b"xyz"[n % 3 : n % 3 
 
 _CSV_TYPE = {"Content-Type": "text/csv"}
 _FORM_TYPE = {"Content-Type": "multipart/form-data; boundary=x"}
+_CUT_SHORT = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\na,b\n1,2\n'
 
 
 def _npz(**arrays: Any) -> bytes:
@@ -92,6 +93,8 @@ def test_the_kind_is_told_by_the_content(client: TestClient) -> None:
         ({"content": b"junk", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "malformed_body"),
         ({"content": b"junk", "headers": {"Content-Type": "multipart/form-data"}}, 400, "malformed_body"),
         ({"content": b"--x\r\n", "headers": _FORM_TYPE}, 400, "malformed_body"),
+        ({"content": _CUT_SHORT, "headers": _FORM_TYPE}, 400, "malformed_body"),
+        ({"content": CSV, "headers": {"Content-Type": _FORM_TYPE["Content-Type"] + "x" * 999}}, 400, "malformed_body"),
         ({"content": CSV, "headers": {"Content-Type": "text/csv"}, "params": {"name": "a\nb"}}, 422, "invalid_input"),
         ({"content": CSV, "headers": _CSV_TYPE, "params": {"name": "x" * 300}}, 422, "invalid_input"),
         ({"files": {"file": ("x" * 300, CSV)}}, 422, "invalid_input"),
