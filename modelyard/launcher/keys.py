@@ -12,6 +12,12 @@ from modelyard.launcher.errors import LaunchError
 from modelyard.launcher.options import environment
 from shared.settings import Settings
 
+_EXITS = {
+    "no_keys": Exit.OPEN_TO_ALL,
+    "invalid_input": Exit.INVALID,
+    "key_not_found": Exit.NOT_FOUND,
+    "store_unavailable": Exit.UNAVAILABLE,
+}
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -39,7 +45,7 @@ def local_keys(
             exit_code=Exit.INTERNAL,
         ) from None
     if error := said.get("error"):
-        code = Exit.OPEN_TO_ALL if error["code"] == "no_keys" else Exit.CONFLICT
+        code = _EXITS.get(error["code"], Exit.CONFLICT)
         raise LaunchError(error["message"], exit_code=code, hint=error.get("hint"))
     return said
 

@@ -238,6 +238,7 @@ class _Run:
 
 
 def _checkpoints(folder: Path, keep: int) -> list[Path]:
-    """The arrays of those checkpoints that may go, without the newest ``keep`` and the best one."""
+    """The arrays of those checkpoints that may go, without the newest ``keep`` that are whole and the best one."""
     found = checkpoint_files.listing(folder, verify=False)
-    return [folder / one.path for place, one in enumerate(found) if place >= keep and not one.best]
+    kept = [one.path for one in found if one.problem is None][:keep]
+    return [folder / one.path for one in found if one.path not in kept and not one.best]

@@ -103,6 +103,16 @@ def test_checkpoints_but_the_newest_and_the_best(store: Store, home: Home, clean
     assert clean_up.run(rules, dry=False).counts == {}
 
 
+def test_a_checkpoint_that_is_not_whole_is_not_the_one_to_stay(
+    store: Store, home: Home, clean_up: CleanUp
+) -> None:
+    folder = home.runs / "m" / ended(store, home) / "checkpoints"
+    (folder / "000003-00000000.npz").unlink()
+    (folder / "000001-00000000.json").unlink()
+    clean_up.run(policy(checkpoints={"older_than_days": 30, "keep": 1}), dry=False)
+    assert (folder / "000002-00000000.npz").exists()
+
+
 def test_event_files_of_old_jobs_only(store: Store, home: Home, clean_up: CleanUp) -> None:
     old, young = ended(store, home), ended(store, home, age=DAY)
     done = clean_up.run(policy(event_files={"older_than_days": 30}), dry=False)
