@@ -27,9 +27,11 @@ from shared.specs.space import Path, Space
 
 MAX_TRIALS = 10_000
 DEFAULT_TRIALS = 20
-# So many combinations of a grid are tried out against the base job at submission, and so many values of a parameter.
+# So many combinations of a grid are tried out against the base job at submission, so many values of a parameter, and so
+# many of all parameters together: each takes about a millisecond.
 CHECKED_COMBINATIONS = 256
 CHECKED_VALUES = 100
+CHECKED_IN_ALL = 2000
 # What a trial writes, where the base job does not say: what a table of trials needs, and no more.
 LIGHT: Mapping[str, Mapping[str, Any]] = {
     "tensorboard": {
@@ -268,8 +270,9 @@ class TuneJob(Objectives, JobFields):
 
     def _candidates(self) -> Iterator[tuple[dict[str, Any], str | None]]:
         """(parameters, the one that it is about) to try out against the base job."""
+        each = max(2, min(CHECKED_VALUES, CHECKED_IN_ALL // len(self.space)))
         for name, parameter in self.space.items():
-            for value in parameter.corners()[:CHECKED_VALUES]:
+            for value in parameter.corners()[:each]:
                 yield self._with(name, value), name
         if self.is_grid:
             for point in itertools.islice(spaces.grid(self.space), CHECKED_COMBINATIONS):

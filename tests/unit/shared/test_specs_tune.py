@@ -211,6 +211,14 @@ def test_what_is_wrong_is_named_by_its_place(changes: dict[str, Any], place: str
     assert words in first["msg"]
 
 
+def test_a_large_space_is_checked_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.specs.tune.CHECKED_IN_ALL", 9)
+    space = {name: {"choice": [8, 16, 32, "x"]} for name in ("units", "fit.epochs", "fit.batch_size")}
+    assert len(list(tune(space=space).examples())) == 9
+    with pytest.raises(ValidationError, match='With "x" the job is not valid'):
+        tune(space={name: space[name] for name in ("units", "fit.epochs")})
+
+
 def test_a_trial_writes_little_unless_asked() -> None:
     assert tune().base.tensorboard.histogram_freq == 0
     assert tune(base={"tensorboard": {}}).base.tensorboard.histogram_freq == 1
