@@ -235,16 +235,17 @@ def _grpc_options(given: argparse.Namespace, cores: int) -> GrpcOptions:
 
 
 def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
-    """``key=value,key=value``; whole numbers become numbers, as gRPC wants them."""
+    """``key=value,key=value``; whole numbers of 32 bits become numbers, as gRPC wants them."""
     arguments: list[tuple[str, int | str]] = []
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not (key and equals):
             raise argparse.ArgumentTypeError(f"expected key=value, not {part!r}")
         try:
-            arguments.append((key, int(value)))
+            number = int(value)
         except ValueError:
-            arguments.append((key, value))
+            number = 2**31
+        arguments.append((key, number if -(2**31) <= number < 2**31 else value))
     return tuple(arguments)
 
 

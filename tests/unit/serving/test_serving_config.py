@@ -162,9 +162,11 @@ def test_grpc_is_on_by_default_but_not_beside_a_folder_of_models() -> None:
     assert not parse_options(["--model_base_path=/m"]).grpc.required
     folder = parse_options(["--models_dir=/m"])
     assert (folder.grpc.port, folder.grpc.wanted) == (0, False)
-    asked = parse_options(["--models_dir=/m", "--port=1234", "--grpc_channel_arguments=a.b=1,c=d"]).grpc
+    asked = parse_options(
+        ["--models_dir=/m", "--port=1234", "--grpc_channel_arguments=a.b=1,c=d,e=4294967296"]
+    ).grpc
     assert (asked.port, asked.wanted, asked.required) == (1234, True, True)
-    assert asked.channel_arguments == (("a.b", 1), ("c", "d"))
+    assert asked.channel_arguments == (("a.b", 1), ("c", "d"), ("e", "4294967296"))
     assert parse_options(["--models_dir=/m", "--grpc_socket_path=/tmp/s"]).grpc.wanted
 
 
