@@ -45,7 +45,8 @@ class StudyChecks:
             code |= found["code"]
             first = first or found
         known = first or {}
-        examples = spec.points[:EXAMPLES] or list(itertools.islice(spec.examples(), EXAMPLES))
+        left = spec.untried(row.params for row in inherited)
+        examples = left[:EXAMPLES] or list(itertools.islice(spec.examples(), EXAMPLES))
         warnings = list(known.get("warnings", ()))
         if spec.max_trials is not None and len(spec.points) + len(spec.enqueue) > spec.trials:
             warnings.append(f"The grid has {len(spec.points)} combinations, of which {count} are tried.")

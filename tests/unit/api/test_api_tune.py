@@ -96,6 +96,7 @@ def test_an_ended_study_is_continued_with_what_is_left_of_its_grid(client: TestC
     assert (spec["continue_from"], spec["max_trials"]) == (study_id, 7)
     plan = client.post("/jobs?dry_run=true", json={**request(), "continue_from": study_id}).json()
     assert (plan["trials"]["inherited"], plan["trials"]["count"]) == (3, 1)
+    assert plan["trials"]["examples"] == [{"units": "16", "dropout": 0.1}]
     study = client.get(f"/jobs/{answers[0].json()['id']}/study").json()
     assert study["trials"] == 4, "before its first step nobody has looked"
 
