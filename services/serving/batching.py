@@ -231,7 +231,8 @@ class BatchedServable(WrappedServable):
     def _execute(self, signature: Signature, tasks: list[_Task]) -> None:
         sizes = [task.size for task in tasks]
         total = sum(sizes)
-        filled = next((size for size in self._options.allowed_sizes if size >= total), total)
+        # of no rows there is none to fill up with
+        filled = next((size for size in self._options.allowed_sizes if size >= total), total) if total else 0
         whole = {
             alias: joined([task.inputs[alias] for task in tasks], filled - total)
             for alias in signature.inputs

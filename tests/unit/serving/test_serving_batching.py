@@ -45,7 +45,7 @@ class Adder:
         assert self.gate.wait(10)
         if self.error is not None:
             raise self.error
-        total = inputs["x"].reshape(len(inputs["x"]), -1).sum(axis=1)
+        total = inputs["x"].sum(axis=tuple(range(1, inputs["x"].ndim)))
         return {"y": inputs["x"] + 1, "sum": total.sum() if self.drop_batch else total}
 
     def close(self) -> None:
@@ -143,6 +143,10 @@ def test_a_batch_is_filled_up_to_an_allowed_size() -> None:
     (answer,) = bench.together(rows(1, 2, 3))
     assert answer["y"].tolist() == [2, 3, 4]
     assert bench.adder.shapes == [(4,)]
+
+
+def test_a_request_of_no_rows_is_not_filled_up() -> None:
+    assert Bench(allowed_sizes=(2, 4)).call(rows())["y"].tolist() == []
 
 
 @pytest.mark.parametrize(
