@@ -51,6 +51,18 @@ class Artifact:
     created_at: float
 
 
+def folder_of(base: Path, relative: str) -> Path | None:
+    """The folder ``relative`` to ``base``; None if it is not there.
+
+    A job may have put a link in its place, and the API may read what the job may not: its own secrets, for one.
+    """
+    path = base.resolve() / relative
+    try:
+        return path if path.resolve() == path and path.is_dir() else None
+    except (OSError, RuntimeError):  # a loop of links
+        return None
+
+
 def files_of(root: Path, below: str = "") -> list[Artifact]:
     """All files of ``root`` in the order of their names, or those in its folder ``below``, or that one file.
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 from anyio import to_thread
 
@@ -64,7 +68,9 @@ async def job_events(watch: JobWatch, job: Job, after: int) -> AsyncIterator[byt
 async def job_log(
     watch: JobWatch, job: Job, runs: Path, offset: int, member: str | None = None
 ) -> AsyncIterator[bytes]:
-    """The job's log, or a member's, from ``offset`` on, as it grows, until the job has ended."""
+    """The job's log, or a member's, from ``offset`` on, as it grows, until the job has ended. No part of ``runs`` may
+    be a link.
+    """
     async with watch.follow(job) as topic:
         while not watch.closed:
             # the state first: what was written before the end is then read after it
@@ -91,10 +97,31 @@ async def stored_log(path: Path | None, offset: int, end: int) -> AsyncIterator[
         yield chunk
 
 
+def _open(path: Path) -> BinaryIO:
+    """A log, and nothing that a job has put in its place: the API may read files that the job may not.
+
+    Raises:
+        FileNotFoundError: it is not there, is no plain file, or a part of ``path`` is a link.
+    """
+    try:
+        if path.resolve() == path:
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+    except RuntimeError:  # a loop of links
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR):
+            raise
+    raise FileNotFoundError(path)
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file; 0 when it is not there."""
     try:
-        return path.stat().st_size
+        with _open(path) as file:
+            return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return 0
 
@@ -102,7 +129,7 @@ def size_of(path: Path) -> int:
 def read_at(path: Path, offset: int, limit: int = LOG_CHUNK) -> bytes:
     """Bytes of a file from ``offset``; none when the file or the place is not there."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             file.seek(offset)
             return file.read(limit)
     except FileNotFoundError:
@@ -112,7 +139,7 @@ def read_at(path: Path, offset: int, limit: int = LOG_CHUNK) -> bytes:
 def tail_offset(path: Path, lines: int) -> int:
     """Where the last ``lines`` lines of a file begin."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             position = file.seek(0, 2)
             left = lines  # line ends still to be passed, going backwards
             last = True

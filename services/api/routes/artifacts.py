@@ -34,8 +34,7 @@ Below = Annotated[
 
 def _run(resources: Resources, job_id: str) -> Path | None:
     job = resources.store.jobs.get(job_id)
-    folder = resources.settings.paths.runs / job.run_dir if job.run_dir else None
-    return folder if folder is not None and folder.is_dir() else None
+    return artifacts.folder_of(resources.settings.paths.runs, job.run_dir) if job.run_dir else None
 
 
 @router.get(
@@ -133,8 +132,8 @@ def download_version(
     served by any TensorFlow Serving.
     """
     record = resources.store.models.version(model, version)
-    root = resources.settings.paths.models / record.model / str(record.version)
-    if not root.is_dir():
+    root = artifacts.folder_of(resources.settings.paths.models, f"{record.model}/{record.version}")
+    if root is None:
         raise NotFound(
             f"The files of version {version} of {model!r} are gone from this disk.", code="artifact_not_found"
         )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from services.api import render, streams
+from services.api.artifacts import folder_of
 from services.api.deps import JobId, ResourcesDep, StoreDep
 from services.api.describe import problems, ref
 from shared.checkpoint_files import listing
@@ -107,7 +108,7 @@ async def get_job_log(
 ) -> Response:
     """TensorFlow's own messages and tracebacks are in it, of all attempts."""
     job = await to_thread.run_sync(resources.store.jobs.get, job_id)
-    runs = resources.settings.paths.runs
+    runs = resources.settings.paths.runs.resolve()  # which may be a link of the operator's; below it are none
     path = runs / job.run_dir / streams.log_name(member) if job.run_dir else None
     if tail is not None and path is not None:
         offset = max(offset, await to_thread.run_sync(streams.tail_offset, path, tail))
@@ -166,5 +167,6 @@ def list_job_checkpoints(
 ) -> Response:
     """Newest first, damaged ones too. An unchanged file is read once only."""
     job = resources.store.jobs.get(job_id)
-    found = listing(resources.settings.paths.runs / job.run_dir, verify=verify) if job.run_dir else []
+    folder = folder_of(resources.settings.paths.runs, job.run_dir) if job.run_dir else None
+    found = listing(folder, verify=verify) if folder is not None else []
     return render.answer(render.everything(render.checkpoint(item) for item in found))

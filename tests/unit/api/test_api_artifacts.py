@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from shared.settings import Settings
 from shared.store import Publication, Report, Store
 from shared.views import ArtifactList, Problem
 from tests.builders import train_spec
+from tests.contract.store.publishing import publish
 
 FILES = {
     "export/saved_model/saved_model.pb": b"graph",
@@ -62,6 +64,61 @@ def test_a_jobs_files_are_listed_with_their_format_and_hash(client: TestClient, 
     assert kinds["export/saved_model/assets.extra/modelyard/model.keras"] == "keras"
     assert kinds["export/model.onnx"] == "onnx"
     assert client.get(f"/jobs/{job_id}").json()["links"]["artifacts"] == f"/jobs/{job_id}/artifacts"
+
+
+@pytest.mark.parametrize("place", ["m/run-1/job.log", "m/run-1", "m"])
+def test_a_link_that_a_job_puts_in_place_of_its_files_leads_nowhere(
+    client: TestClient, job_id: str, settings: Settings, tmp_path: Path, place: str
+) -> None:
+    secrets = tmp_path / "secrets"
+    (secrets / "run-1" / "checkpoints").mkdir(parents=True)
+    for folder in (secrets, secrets / "run-1"):
+        (folder / "job.log").write_text("secret")
+    target = settings.paths.runs / place
+    target.rename(tmp_path / "moved")
+    target.symlink_to(
+        {"m/run-1/job.log": secrets / "job.log", "m/run-1": secrets / "run-1", "m": secrets}[place]
+    )
+    for path in (
+        "logs", "logs?tail=1", "artifacts", "artifacts/job.log", "artifacts.zip",
+        "artifacts.zip?path=job.log", "checkpoints",
+    ):  # fmt: skip
+        answer = client.get(f"/jobs/{job_id}/{path}")
+        assert answer.status_code in (200, 404)
+        assert b"secret" not in answer.content
+        if answer.headers["content-type"] == "application/zip":
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                assert not any(name.endswith("job.log") for name in archive.namelist())
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_log_that_is_no_file_is_empty(
+    client: TestClient, job_id: str, settings: Settings, make: Callable[[Path], None]
+) -> None:
+    log = settings.paths.runs / "m/run-1/job.log"
+    log.unlink()
+    make(log)
+    for query in ("", "?tail=3"):
+        answer = client.get(f"/jobs/{job_id}/logs{query}")
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_version_that_a_job_has_made_a_link_is_gone(
+    client: TestClient, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    version = publish(store, "m")
+    (settings.paths.models / "m").mkdir(parents=True)
+    (settings.paths.models / "m" / str(version)).symlink_to(tmp_path)
+    assert client.get(f"/models/m/versions/{version}/download").status_code == 404
+
+
+def test_runs_may_lie_behind_a_link_of_the_operators(
+    client: TestClient, job_id: str, settings: Settings, tmp_path: Path
+) -> None:
+    settings.paths.runs.rename(tmp_path / "elsewhere")
+    settings.paths.runs.symlink_to(tmp_path / "elsewhere")
+    assert client.get(f"/jobs/{job_id}/logs").content == FILES["job.log"]
+    assert client.get(f"/jobs/{job_id}/artifacts/job.log").content == FILES["job.log"]
 
 
 def test_lists_are_paged_and_may_be_narrowed(client: TestClient, job_id: str) -> None:
