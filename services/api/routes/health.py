@@ -26,12 +26,14 @@ router = APIRouter(tags=["operations"])
 CHECK_SECONDS = 3.0
 
 
+@router.head("/healthz", include_in_schema=False)  # load balancers may ask so
 @router.get("/healthz", operation_id="getLiveness", summary="Liveness", response_model=Health)
 async def get_liveness() -> Response:
     """The process answers. Asks nothing of anybody."""
     return render.answer({"status": "ok", "checks": {}, "version": VERSION})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     operation_id="getReadiness",

@@ -43,6 +43,12 @@ def test_everything_there_is_ready(api: Api, model_server: ModelServer) -> None:
     assert health["checks"]["broker"]["queue_depth"] == 0
 
 
+def test_load_balancers_may_ask_for_the_head_alone(api: Api) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = api.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_an_accepted_job_is_on_the_queue(api: Api) -> None:
     for number in range(1, 4):
         api.http.post("/jobs", json=train_request())
