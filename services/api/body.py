@@ -8,12 +8,27 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from services.api.errors import Malformed
 from services.api.fields import BodyInvalid
-from shared.errors import InvalidInput
+from shared.errors import InvalidInput, TooLarge
 
 T = TypeVar("T")
+
+
+async def short_body(request: Request, most: int, message: str) -> bytes:
+    """The body of a route whose bodies have at most ``most`` bytes; no more of a longer one is read.
+
+    Raises:
+        TooLarge: with ``message``.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise TooLarge(message)
+    return bytes(body)
 
 
 def json_of(raw: bytes) -> Any:

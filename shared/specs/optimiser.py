@@ -165,9 +165,16 @@ class PatientPruner(Spec):
     ] = Field(None, description="Null: no progress alone ends a trial.")
 
 
-def _name_of(value: Any) -> str | None:
-    found = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return found if isinstance(found, str) else None
+def _by_name(kind: str, names: tuple[str, ...]) -> Discriminator:
+    def pick(value: Any) -> str | None:
+        found = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+        return found if isinstance(found, str) and found in names else None
+
+    return Discriminator(
+        pick,
+        custom_error_type=f"{kind}_name",
+        custom_error_message=f"name one of {', '.join(names)}; alone, or as 'name' beside its options",
+    )
 
 
 SAMPLERS = ("grid", "random", "tpe", "cmaes", "qmc")
@@ -179,11 +186,7 @@ Sampler = Annotated[
     | Annotated[TpeSampler, Tag("tpe")]
     | Annotated[CmaesSampler, Tag("cmaes")]
     | Annotated[QmcSampler, Tag("qmc")],
-    Discriminator(
-        lambda value: name if (name := _name_of(value)) in SAMPLERS else None,
-        custom_error_type="sampler_name",
-        custom_error_message=f"name one of {', '.join(SAMPLERS)}; alone, or as 'name' beside its options",
-    ),
+    _by_name("sampler", SAMPLERS),
     BeforeValidator(_named),
 ]
 Pruner = Annotated[
@@ -192,11 +195,7 @@ Pruner = Annotated[
     | Annotated[AshaPruner, Tag("asha")]
     | Annotated[HyperbandPruner, Tag("hyperband")]
     | Annotated[PatientPruner, Tag("patient")],
-    Discriminator(
-        lambda value: name if (name := _name_of(value)) in PRUNERS else None,
-        custom_error_type="pruner_name",
-        custom_error_message=f"name one of {', '.join(PRUNERS)}; alone, or as 'name' beside its options",
-    ),
+    _by_name("pruner", PRUNERS),
     BeforeValidator(_named),
 ]
 

@@ -9,14 +9,13 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from services.api import render
-from services.api.body import checked, json_of
+from services.api.body import checked, json_of, short_body
 from services.api.deps import AfterId, DatasetId, Limit, RemoteFilesDep, StoreDep, UploadsDep
 from services.api.describe import problems, ref
 from services.api.errors import Malformed, UnsupportedMedia
 from services.api.multipart import FilePart
 from services.api.remote_files import DatasetSource, file_name
 from services.api.uploads import checked_title
-from shared.errors import TooLarge
 from shared.views import DatasetList, DatasetView
 
 router = APIRouter(tags=["datasets"])
@@ -91,7 +90,10 @@ async def upload_dataset(
         name = name or part.fields.get("name")
         file_title = part.file_name
     elif kind == "application/json":
-        source = checked(DatasetSource.model_validate, json_of(await _short_body(request)))
+        raw = await short_body(
+            request, MAX_SOURCE_BYTES, "A JSON body names a path or url; files are sent in other types."
+        )
+        source = checked(DatasetSource.model_validate, json_of(raw))
         received = await uploads.receive(remote_files.chunks(source))
         name, file_title = name or source.name, file_name(source)
     elif kind in _RAW_TYPES:
@@ -112,15 +114,6 @@ async def upload_dataset(
     dataset, created = await to_thread.run_sync(uploads.keep, received, title)
     location = {"Location": f"/datasets/{dataset.id}"}
     return render.answer(render.dataset(dataset), 201 if created else 200, location)
-
-
-async def _short_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_SOURCE_BYTES:
-            raise TooLarge("A JSON body names a path or url; files are sent in other types.")
-    return bytes(body)
 
 
 @router.get(

@@ -17,13 +17,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from services.api import render
 from services.api.access.door import COOKIE, session_token
 from services.api.access.principal import Principal, principal_in, principal_of
-from services.api.body import checked, json_of
+from services.api.body import checked, json_of, short_body
 from services.api.deps import ResourcesDep
 from services.api.describe import problems, ref
 from services.api.errors import Malformed, Unauthenticated
 from services.api.requests import SessionRequest
 from services.api.resources import Resources
-from shared.errors import TooLarge
 from shared.keys import digest
 from shared.views import SessionView
 
@@ -83,7 +82,7 @@ async def login_page(request: Request, next: str = "/tensorboard/", failed: bool
 )
 async def open_session(request: Request, resources: ResourcesDep) -> Response:
     """With an API key, for as long as MODELYARD_SESSION_HOURS says; it ends with the key too."""
-    raw = await _short_body(request)
+    raw = await short_body(request, MAX_BYTES, "A key is shorter than that.")
     by_form = request.headers.get("content-type", "").startswith(FORM)
     if by_form:
         fields = _form(raw)
@@ -201,12 +200,3 @@ def _form(raw: bytes) -> dict[str, str]:
     except ValueError:
         raise Malformed("The form is broken.") from None
     return {name: values[0] for name, values in found.items()}
-
-
-async def _short_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise TooLarge("A key is shorter than that.")
-    return bytes(body)
