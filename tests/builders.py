@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import make_url
 
 from shared.specs import TrainJob, parse_job
-from shared.store import migrate
+from shared.store import Publication, Store, migrate
 
 
 def train_request(**changes: Any) -> dict[str, Any]:
@@ -28,6 +28,22 @@ def train_request(**changes: Any) -> dict[str, Any]:
 def train_spec(**changes: Any) -> TrainJob:
     """The same, checked."""
     return parse_job(train_request(**changes))
+
+
+def published(store: Store, export: Path, folder: Path) -> int:
+    """Put a copy of ``export`` into a model's ``folder`` under the next number, and record it, as a worker does."""
+    model = folder.name
+    job, _ = store.jobs.create(train_spec(publish={"model": model}))
+    taken = store.claims.claim(job.id, "w", 600)
+    assert taken is not None
+    staged = folder / ".staging"
+    shutil.copytree(export, staged)
+
+    def place(lowest: int) -> int:
+        staged.rename(folder / str(lowest))
+        return lowest
+
+    return store.models.publish(taken[0], model, Publication(10, {}, {}, None, {"job": job.id}), place=place)
 
 
 def migrated(url: str) -> None:

@@ -27,6 +27,14 @@ SPEC: dict[str, Any] = {
     "objective": {"metric": "val_accuracy"},
     "max_trials": 50,
 }
+# asks TensorBoard's HParams page for its table, whole
+HPARAMS_TABLE: dict[str, Any] = {
+    "experimentName": "",
+    "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+    "colParams": [],
+    "startIndex": 0,
+    "sliceSize": 100,
+}
 
 
 @dataclass

@@ -18,9 +18,9 @@ from selenium.webdriver import Chrome
 from modelyard.exits import Exit
 from tests.browser import chromium
 from tests.e2e.conftest import Platform, clean_environment
+from tests.studies import HPARAMS_TABLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-EVERY_STATUS = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 # what lies in shadow roots too; TensorBoard's page is made of them
 DEEP = """
 const [selector, within] = arguments;
@@ -73,15 +73,8 @@ def study(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def rows(platform: Platform, study: str) -> dict[str, Any]:
-    body = {
-        "experimentName": "",
-        "allowedStatuses": EVERY_STATUS,
-        "colParams": [],
-        "startIndex": 0,
-        "sliceSize": 100,
-    }
     path = f"{platform.url}/tensorboard/jobs/{study}/data/plugin/hparams/session_groups"
-    answer = httpx.post(path, json=body, timeout=60).raise_for_status().json()
+    answer = httpx.post(path, json=HPARAMS_TABLE, timeout=60).raise_for_status().json()
     return {group["name"]: group for group in answer["sessionGroups"]}
 
 

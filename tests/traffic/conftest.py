@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,8 +21,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from shared.store import Publication, Store, migrate
-from tests.builders import train_spec
+from shared.store import Store, migrate
+from tests.builders import published
 from tests.conftest import built_once, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -44,19 +43,7 @@ class Platform:
 
     def publish(self, model: str, kind: str) -> int:
         """Put the export ``kind`` under the next version number, as a worker does, and wait until it is loaded."""
-        job, _ = self.store.jobs.create(train_spec(publish={"model": model}))
-        taken = self.store.claims.claim(job.id, "w", 60)
-        assert taken is not None
-        folder = self.home / "models" / model
-        staged = folder / ".staging"
-        shutil.copytree(self.exports / kind, staged)
-
-        def place(lowest: int) -> int:
-            staged.rename(folder / str(lowest))
-            return lowest
-
-        publication = Publication(10, {}, {}, None, {"job": job.id})
-        version = self.store.models.publish(taken[0], model, publication, place=place)
+        version = published(self.store, self.exports / kind, self.home / "models" / model)
         self.wait_for(model, version, "AVAILABLE")
         return version
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -24,8 +23,8 @@ import pytest
 
 from shared.serving_client import ServingClient
 from shared.settings import Settings
-from shared.store import Publication, Store, migrate
-from tests.builders import train_spec
+from shared.store import Store, migrate
+from tests.builders import published
 from tests.conftest import built_once, free_port
 
 ROOT = Path(__file__).parents[3]
@@ -53,19 +52,7 @@ class Served:
 
     def publish(self, model: str, kind: str) -> int:
         """Put an export on the volume under the next number, and record it, as a worker does."""
-        job, _ = self.store.jobs.create(train_spec(publish={"model": model}))
-        taken = self.store.claims.claim(job.id, "w", 600)
-        assert taken is not None
-        folder = self.settings.paths.models / model
-        staged = folder / ".staging"
-        shutil.copytree(self.exports / kind, staged)
-
-        def place(lowest: int) -> int:
-            staged.rename(folder / str(lowest))
-            return lowest
-
-        publication = Publication(10, {}, {}, None, {"job": job.id})
-        return self.store.models.publish(taken[0], model, publication, place=place)
+        return published(self.store, self.exports / kind, self.settings.paths.models / model)
 
     def answer(self, model: str, where: str = "") -> float:
         """Of the model server itself; the models say their number."""

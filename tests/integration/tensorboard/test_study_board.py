@@ -12,6 +12,7 @@ import pytest
 from services.worker import study_board
 from services.worker.study_board import Metric, Parameter
 from tests.integration.tensorboard.conftest import Board, board_on
+from tests.studies import HPARAMS_TABLE
 
 STUDY = "digits/20260101-000000-job_s"
 PARAMETERS = (
@@ -28,19 +29,11 @@ VALUES = {
     "model.params.dropout": None,
     "fit.deterministic": True,
 }
-EVERY_STATUS = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 
 
 def groups(board: Board, address: str = "/jobs/job_s", **more: Any) -> dict[str, dict[str, Any]]:
     """Rows of the table by name."""
-    body = {
-        "experimentName": "",
-        "allowedStatuses": EVERY_STATUS,
-        "colParams": [],
-        "startIndex": 0,
-        "sliceSize": 100,
-    }
-    answer = board.post(f"{address}/data/plugin/hparams/session_groups", body | more)
+    answer = board.post(f"{address}/data/plugin/hparams/session_groups", HPARAMS_TABLE | more)
     assert answer["totalSize"] == len(answer["sessionGroups"])
     return {group["name"]: group for group in answer["sessionGroups"]}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 from shared.jobs import Job
 from tests.integration.worker.conftest import Stack
@@ -88,3 +89,11 @@ def until_step(stack: Stack, job_id: str, step: int) -> Job:
 
 def metrics_of(job: Job) -> dict[str, float]:
     return {**job.metrics["latest"], **job.result["metrics"]}  # type: ignore[index]
+
+
+def assert_learned_alike(alone: tuple[Job, Arrays], other: tuple[Job, Arrays]) -> None:
+    """State and metrics of the job by one device and of the other one are equal but for the order of additions."""
+    (one, expected), (two, found) = alone, other
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert metrics_of(two) == pytest.approx(metrics_of(one), abs=1e-5, rel=1e-5)

@@ -31,7 +31,7 @@ from tests.integration.worker.clusters import (
     BATCH,
     EPOCHS,
     Arrays,
-    metrics_of,
+    assert_learned_alike,
     mirrored,
     pids,
     requests_for,
@@ -70,11 +70,9 @@ def together(stack: Stack, request_for: Any, alone: Any) -> tuple[Job, Arrays]:
 
 
 def test_two_workers_learn_what_one_device_learns(alone: Any, together: Any) -> None:
-    (one, expected), (two, found) = alone, together
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert metrics_of(two) == pytest.approx(metrics_of(one), abs=1e-5, rel=1e-5)
+    assert together[1].keys() == alone[1].keys()
+    assert_learned_alike(alone, together)
+    two, _ = together
     assert (two.run["replicas"], two.run["batch_size"], two.run["global_batch"]) == (2, 32, 64)
     assert two.attempt == 1
     assert not any(alive(pid) for pid in pids(two))
@@ -135,11 +133,7 @@ def test_one_worker_of_a_parameter_server_learns_what_one_device_learns(
 ) -> None:
     strategy = {"kind": "parameter_server", "workers": 1, "ps": 2}
     job = stack.succeeded(stack.submit(**request_for(strategy, BATCH)))
-    one, expected = alone
-    found = state_of(stack, job)
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert metrics_of(job) == pytest.approx(metrics_of(one), abs=1e-5, rel=1e-5)
+    assert_learned_alike(alone, (job, state_of(stack, job)))
 
 
 def test_workers_of_parameter_servers_come_and_go_and_a_lost_server_costs_an_attempt(
